@@ -1,0 +1,1 @@
+"""Picture to templates: decode, detect, align, embed. Knows nothing of galleries, stores or the wire."""

@@ -1,0 +1,1 @@
+"""Train and judge embeddings. Nothing that serves imports it."""

@@ -1,0 +1,265 @@
+"""Plain values of the domain. Knows nothing of files, networks, stores or the wire.
+
+Dimension letters used throughout the engine: n items of a batch, d template dimension, h, w picture
+height and width, k candidates asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+"""float32[d], unit length unless said otherwise."""
+Vectors = NDArray[np.float32]
+"""float32[n, d], C-contiguous."""
+Rgb = NDArray[np.uint8]
+"""uint8[h, w, 3], red first, rows from the top."""
+Keypoints = NDArray[np.float32]
+"""float32[5, 2]: x, y in pixels of left eye, right eye, nose, mouth left, mouth right, where left is
+the picture's left."""
+
+NO_ATTRIBUTES: Mapping[str, str] = {}
+
+
+class FaceChoice(enum.StrEnum):
+    """Which of a picture's faces are meant."""
+
+    LARGEST = "largest"
+    """The face with the largest box."""
+    CENTRE = "centre"
+    """The face whose box centre is nearest the picture's centre (the rule of LFW)."""
+    ALL = "all"
+
+
+class Decision(enum.StrEnum):
+    """What an identify or verify answer means for the caller."""
+
+    MATCH = "MATCH"
+    REVIEW = "REVIEW"
+    NO_MATCH = "NO_MATCH"
+
+
+class ThresholdOrigin(enum.StrEnum):
+    """Where the threshold of an answer came from."""
+
+    CONTRACT = "contract"
+    GALLERY = "gallery"
+    REQUEST = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels of the upright picture; x2 and y2 are exclusive edges."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        """Pixels."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """Pixels."""
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        """Square pixels."""
+        return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A detected face."""
+
+    box: Box
+    """Inside the picture's frame."""
+    confidence: float
+    """0..1, of the detector: that this is a face, not whose it is."""
+    keypoints: Keypoints
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedFace:
+    """A detected face and its template."""
+
+    face: Face
+    template: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingContract:
+    """What must be equal for two templates to be comparable.
+
+    Templates of different contracts never meet: a gallery is bound to one, by its digest.
+    """
+
+    name: str
+    """Network name, e.g. ``dlib-resnet``."""
+    weights_sha256: str
+    """Hex digest of the weight file, empty for vectors made elsewhere."""
+    alignment: str
+    """Name of the crop that the network sees, empty for vectors made elsewhere."""
+    mirror: bool
+    """Whether a template is unit(raw(crop) + raw(mirrored crop))."""
+    dimension: int
+    normalisation: str = "l2"
+    threshold: float = 0.0
+    """Default similarity at or above which two templates are accepted as one person. Not part of the
+    digest: moving it does not change what may be compared."""
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 over all fields that decide comparability."""
+        fields = dataclasses.asdict(self)
+        del fields["threshold"]
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One template to enroll."""
+
+    vector: Vector
+    quality: float = 0.0
+    """0..1, higher is better; the detector's confidence where the template came from a picture."""
+    source: str = ""
+    """The caller's own key of the picture or record, at most SOURCE_BYTES_MAX bytes of UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTemplate:
+    """One template as the store holds it."""
+
+    template_id: int
+    vector: Vector
+    quality: float
+    source: str
+    create_time: float
+    """Unix time, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A person (or thing) enrolled in a gallery."""
+
+    identity_id: str
+    attributes: Mapping[str, str]
+    template_ids: tuple[int, ...]
+    create_time: float
+    """Unix time, seconds."""
+    expire_time: float | None = None
+    """Unix time, seconds, from which on the identity is not found; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An enrolled identity that a probe may be of."""
+
+    identity_id: str
+    similarity: float
+    """Cosine of the probe and the identity's best template, -1..1."""
+    template_id: int
+    """The best template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """The answer to one probe against a gallery."""
+
+    decision: Decision
+    candidates: tuple[Candidate, ...]
+    """Best first; equal similarities in order of identity_id."""
+    threshold: float
+    threshold_origin: ThresholdOrigin
+    searched_sequence: int
+    """The answer includes every write up to this sequence."""
+    num_searched: int
+    """Templates that were searched."""
+    is_exact: bool
+    """Whether the candidates are those of an exact scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The answer to one probe against one claimed identity, or to two pictures."""
+
+    decision: Decision
+    similarity: float
+    threshold: float
+    threshold_origin: ThresholdOrigin
+    template_id: int | None = None
+    """The claimed identity's best template; None between two pictures."""
+    searched_sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GallerySettings:
+    """What a gallery's owner chose at its creation or later."""
+
+    templates_per_identity_max: int = 16
+    threshold: float | None = None
+    """Fixed similarity threshold; None: the contract's."""
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryInfo:
+    """A gallery as listed."""
+
+    gallery_id: str
+    contract: EmbeddingContract
+    settings: GallerySettings
+    num_identities: int
+    num_templates: int
+    sequence: int
+    create_time: float
+    """Unix time, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReceipt:
+    """What every write answers with."""
+
+    sequence: int
+    """The gallery's sequence at which the write can be seen."""
+    is_durable: bool = True
+    """Synced to disk before the answer. Always true today; a field because a promise should be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollResult:
+    """The answer to one enrolled identity."""
+
+    sequence: int
+    identity_id: str
+    template_ids: tuple[int, ...]
+    """Ids of the templates given, in their order; an ignored one has the id of its byte-equal twin."""
+    num_added: int
+    num_ignored: int
+    """Byte-equal to one already there."""
+    num_evicted: int
+    is_new_identity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveResult:
+    """The answer to a removal."""
+
+    sequence: int
+    num_identities: int
+    num_templates: int
+    is_erased: bool
+    """True: no file of the gallery's data folder holds the vectors any more."""

@@ -1,0 +1,1 @@
+"""Bulk jobs: pictures or vectors by the million to a served gallery."""
