@@ -138,9 +138,8 @@ def tar_at_far(
     points = []
     for target in fars:
         edge = _threshold_for(different, target, "fars")
-        points.append(
-            VerificationPoint(float(target), edge, _share_at(different, edge), _share_at(same, edge))
-        )
+        rates = _share_at(different, edge), _share_at(same, edge)
+        points.append(VerificationPoint(float(target), edge, *rates))
     return tuple(points)
 
 
@@ -372,9 +371,7 @@ def _check(values: Similarities, name: str, *, dimensions: int) -> Similarities:
     if values.size == 0:
         raise InvalidInputError(f"{name} is empty: give at least one similarity")
     if np.isnan(values).any() or np.isposinf(values).any():
-        raise InvalidInputError(
-            f"{name} holds NaN or plus infinity: use minus infinity (NO_TEMPLATE) where no template was made"
-        )
+        raise InvalidInputError(f"{name} holds NaN or +inf: give -inf (NO_TEMPLATE) where no template is")
     return values
 
 

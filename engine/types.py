@@ -10,8 +10,9 @@ import dataclasses
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,28 @@ Keypoints = NDArray[np.float32]
 the picture's left."""
 
 NO_ATTRIBUTES: Mapping[str, str] = {}
+
+IDENTITY_ID_BYTES_MAX = 255
+"""Bytes of UTF-8; well below LMDB's longest key."""
+SOURCE_BYTES_MAX = 255
+"""Bytes of UTF-8."""
+ATTRIBUTES_BYTES_MAX = 1024
+"""Bytes of UTF-8 of all keys and values of one identity: records stay inside one LMDB page."""
+TEMPLATES_PER_IDENTITY_MAX = 16
+DIMENSION_MIN = 2
+DIMENSION_MAX = 1024
+K_DEFAULT = 10
+K_MAX = 100
+ENROLL_ITEMS_MAX = 256
+"""Identities in one commit."""
+PROBES_MAX = 256
+"""Probes in one call."""
+PICTURES_MAX = 64
+"""Pictures in one call."""
+REMOVE_ITEMS_MAX = 1000
+"""Identities removed in one commit."""
+PAGE_ITEMS_DEFAULT = 100
+PAGE_ITEMS_MAX = 1000
 
 
 class FaceChoice(enum.StrEnum):
@@ -141,6 +164,41 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrollment:
+    """One identity to enroll: its templates are added, its attributes merged."""
+
+    identity_id: str
+    templates: tuple[Template, ...] = ()
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    expire_time: float | None = None
+    """Unix time, seconds; None: as it was."""
+    replace: bool = False
+    """Templates, attributes and expiry given replace all that were there."""
+    evict_lowest_quality: bool = False
+    """Beyond the gallery's most templates the one of lowest quality goes, instead of an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Makes a retried write safe: the same key with the same body gets the first answer, for 24 h."""
+
+    key: bytes
+    """sha256 over caller, rpc and request id."""
+    body_sha256: bytes
+    """Of the canonical request."""
+    encode: Callable[[Any], bytes]
+    """Turns the operation's result into the answer to keep; called inside the transaction."""
+
+
+class AnsweredBefore(Exception):  # noqa: N818 - not an error: a write found its first answer
+    """A write's receipt was found: `answer` is what it was answered with the first time."""
+
+    def __init__(self, answer: bytes):
+        super().__init__("answered before")
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTemplate:
     """One template as the store holds it."""
 
@@ -227,16 +285,6 @@ class GalleryInfo:
     sequence: int
     create_time: float
     """Unix time, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriteReceipt:
-    """What every write answers with."""
-
-    sequence: int
-    """The gallery's sequence at which the write can be seen."""
-    is_durable: bool = True
-    """Synced to disk before the answer. Always true today; a field because a promise should be said."""
 
 
 @dataclass(frozen=True, slots=True)

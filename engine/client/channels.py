@@ -1,0 +1,150 @@
+"""A small pool of gRPC channels with retries and limits. Knows nothing of the messages that go over it.
+
+Channels of one process share one connection unless `grpc.use_local_subchannel_pool` is set, and a server
+balances over its workers by connection: so the pool holds several channels, and a call takes the one with
+the fewest calls under way (gRPC performance best practices, https://grpc.io/docs/guides/performance/).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from engine.errors import InvalidInputError, UnavailableError
+from engine.pb.identiface.v1.admin_pb2_grpc import AdminServiceStub
+from engine.pb.identiface.v1.embedding_pb2_grpc import EmbeddingServiceStub
+from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceStub
+from engine.pb.identiface.v1.gallery_pb2_grpc import GalleryServiceStub
+from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceStub
+from engine.wire.errors import MESSAGE_SIZE_BYTES_MAX, from_rpc_error
+
+ATTEMPTS_MAX = 4
+"""Attempts of one call, the first included, while the server is UNAVAILABLE."""
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 1.0
+
+_RETRIED = {
+    # Reads, and writes that carry a request_id: a second attempt gets the first one's answer. Streams and
+    # BuildIndex are not here: they cannot be begun again unseen.
+    "GalleryService": (
+        "CreateGallery",
+        "GetGallery",
+        "ListGalleries",
+        "UpdateGallery",
+        "DeleteGallery",
+        "SetAlias",
+        "DeleteAlias",
+    ),
+    "EnrollmentService": (
+        "Enroll",
+        "GetIdentity",
+        "ListIdentities",
+        "UpdateIdentity",
+        "RemoveIdentity",
+        "RemoveTemplate",
+        "BatchRemove",
+    ),
+    "IdentificationService": ("Identify", "BatchIdentify", "Verify"),
+    "EmbeddingService": ("DetectFaces", "EmbedFaces"),
+    "AdminService": ("Status",),
+}
+_ADDRESS = re.compile(r"(?:unix:.+|(?:\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):[0-9]{1,5})")
+_LOOPBACK = re.compile(r"unix:|localhost:|127\.|\[::1\]:")
+
+
+class Connection:
+    """One channel with the stubs of all services."""
+
+    def __init__(self, address: str):
+        self.channel = grpc.insecure_channel(address, options=_channel_options(address))
+        self.galleries = _stub(GalleryServiceStub, self.channel)
+        self.enrollment = _stub(EnrollmentServiceStub, self.channel)
+        self.identification = _stub(IdentificationServiceStub, self.channel)
+        self.embedding = _stub(EmbeddingServiceStub, self.channel)
+        self.admin = _stub(AdminServiceStub, self.channel)
+        self.num_outstanding = 0
+
+
+def _stub(kind: Any, channel: grpc.Channel) -> Any:
+    """Make a stub; the generated code has no annotations that could be checked."""
+    return kind(channel)
+
+
+class ChannelPool:
+    """Hands out connections, least outstanding first, and turns failed calls into the engine's errors."""
+
+    def __init__(self, address: str, num_channels: int):
+        """Prepare `num_channels` channels to `address`, HOST:PORT; each connects at its first call.
+
+        Raises InvalidInputError for another form of address or fewer than one channel.
+        """
+        if not _ADDRESS.fullmatch(address):
+            raise InvalidInputError(
+                f"server address {address!r}: expected HOST:PORT", hint="For example 127.0.0.1:7300."
+            )
+        if num_channels < 1:
+            raise InvalidInputError(f"num_channels of {num_channels}: expected 1 or more")
+        self.address = address
+        self._lock = threading.Lock()
+        self._connections = [Connection(address) for _ in range(num_channels)]
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Connection]:
+        """Lend a connection for one call; raises the engine's error where the call fails."""
+        with self._lock:
+            if self._is_closed:
+                raise UnavailableError("the client is closed", hint="Make a new client.")
+            connection = min(self._connections, key=lambda connection: connection.num_outstanding)
+            connection.num_outstanding += 1
+        try:
+            yield connection
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.address) from error
+        finally:
+            with self._lock:
+                connection.num_outstanding -= 1
+
+    def close(self) -> None:
+        """Close all channels; calls under way are cancelled."""
+        with self._lock:
+            self._is_closed = True
+        for connection in self._connections:
+            connection.channel.close()
+
+
+def _channel_options(address: str) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_send_message_length", MESSAGE_SIZE_BYTES_MAX),
+        ("grpc.max_receive_message_length", MESSAGE_SIZE_BYTES_MAX),
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", _service_config()),
+    ]
+    if _LOOPBACK.match(address):
+        # A proxy named in the environment cannot reach this machine's own loopback.
+        options.append(("grpc.enable_http_proxy", 0))
+    return options
+
+
+def _service_config() -> str:
+    """Retries as https://github.com/grpc/proposal/blob/master/A6-client-retries.md defines them."""
+    names = [
+        {"service": f"identiface.v1.{service}", "method": method}
+        for service, methods in _RETRIED.items()
+        for method in methods
+    ]
+    policy = {
+        "maxAttempts": ATTEMPTS_MAX,
+        "initialBackoff": f"{BACKOFF_MIN_S}s",
+        "maxBackoff": f"{BACKOFF_MAX_S}s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})

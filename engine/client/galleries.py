@@ -1,0 +1,116 @@
+"""Calls of GalleryService. Knows nothing of identities."""
+
+from __future__ import annotations
+
+from engine.client.calls import Calls, fresh
+from engine.client.values import ServedGallery, served_gallery
+from engine.pb.identiface.v1 import gallery_pb2
+from engine.types import PAGE_ITEMS_MAX, EmbeddingContract, GallerySettings
+from engine.wire.values import pack_contract, pack_gallery_settings
+
+DEFAULT_SETTINGS = GallerySettings()
+
+
+class GalleryCalls(Calls):
+    """Galleries and their aliases."""
+
+    def create_gallery(
+        self,
+        gallery_id: str,
+        contract: EmbeddingContract | None = None,
+        settings: GallerySettings = DEFAULT_SETTINGS,
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> ServedGallery:
+        """Make an empty gallery; without a contract, it is bound to that of the server's network.
+
+        Raises InvalidIdError, InvalidInputError, AlreadyExistsError, NoEmbedderError.
+        """
+        request = gallery_pb2.CreateGalleryRequest(
+            gallery_id=gallery_id,
+            contract=None if contract is None else pack_contract(contract),
+            settings=pack_gallery_settings(settings),
+            request_id=fresh(request_id),
+        )
+        with self._pool.lease() as connection:
+            answer = connection.galleries.CreateGallery(request, timeout=self._seconds(timeout_s))
+        return served_gallery(answer.gallery)
+
+    def get_gallery(self, gallery_id: str, *, timeout_s: float | None = None) -> ServedGallery:
+        """Describe a gallery, by name or alias. Raises GalleryNotFoundError."""
+        request = gallery_pb2.GetGalleryRequest(gallery_id=gallery_id)
+        with self._pool.lease() as connection:
+            answer = connection.galleries.GetGallery(request, timeout=self._seconds(timeout_s))
+        return served_gallery(answer.gallery)
+
+    def list_galleries(self, *, timeout_s: float | None = None) -> list[ServedGallery]:
+        """List all galleries in order of their ids; the time allowed is that of each page."""
+        galleries: list[ServedGallery] = []
+        request = gallery_pb2.ListGalleriesRequest(page_size=PAGE_ITEMS_MAX)
+        while True:
+            with self._pool.lease() as connection:
+                answer = connection.galleries.ListGalleries(request, timeout=self._seconds(timeout_s))
+            galleries.extend(served_gallery(gallery) for gallery in answer.galleries)
+            if not answer.next_page_token:
+                return galleries
+            request.page_token = answer.next_page_token
+
+    def update_gallery(
+        self,
+        gallery_id: str,
+        *,
+        templates_per_identity_max: int | None = None,
+        threshold: float | None = None,
+        clear_threshold: bool = False,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> ServedGallery:
+        """Change a gallery's settings; None stays as it was, `clear_threshold` goes back to the contract's.
+
+        Raises GalleryNotFoundError, InvalidInputError.
+        """
+        request = gallery_pb2.UpdateGalleryRequest(
+            gallery_id=gallery_id,
+            settings=gallery_pb2.GallerySettings(
+                templates_per_identity_max=templates_per_identity_max, threshold=threshold
+            ),
+            clear_threshold=clear_threshold,
+            request_id=fresh(request_id),
+        )
+        with self._pool.lease() as connection:
+            answer = connection.galleries.UpdateGallery(request, timeout=self._seconds(timeout_s))
+        return served_gallery(answer.gallery)
+
+    def delete_gallery(
+        self, gallery_id: str, *, request_id: str | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Remove a gallery and all its files; an alias does not do here.
+
+        Raises GalleryNotFoundError, PreconditionError while an alias points to it.
+        """
+        request = gallery_pb2.DeleteGalleryRequest(gallery_id=gallery_id, request_id=fresh(request_id))
+        with self._pool.lease() as connection:
+            connection.galleries.DeleteGallery(request, timeout=self._seconds(timeout_s))
+
+    def set_alias(
+        self, alias: str, gallery_id: str, *, request_id: str | None = None, timeout_s: float | None = None
+    ) -> str:
+        """Make an alias or move it, atomically; returns the gallery it named before, empty if it is new.
+
+        Raises InvalidIdError, GalleryNotFoundError, AlreadyExistsError where a gallery has that name.
+        """
+        request = gallery_pb2.SetAliasRequest(
+            alias=alias, gallery_id=gallery_id, request_id=fresh(request_id)
+        )
+        with self._pool.lease() as connection:
+            answer = connection.galleries.SetAlias(request, timeout=self._seconds(timeout_s))
+        return str(answer.previous_gallery_id)
+
+    def delete_alias(
+        self, alias: str, *, request_id: str | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Forget an alias; its gallery stays. Raises GalleryNotFoundError where there is no such alias."""
+        request = gallery_pb2.DeleteAliasRequest(alias=alias, request_id=fresh(request_id))
+        with self._pool.lease() as connection:
+            connection.galleries.DeleteAlias(request, timeout=self._seconds(timeout_s))

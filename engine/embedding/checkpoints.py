@@ -1,0 +1,200 @@
+"""Weight files of torch networks: read, written and matched to a network strictly.
+
+Knows the file formats; knows no architecture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from engine.errors import WeightsError
+
+DIMENSION_MIN = 64
+DIMENSION_MAX = 1024
+"""Template sizes outside these are taken for a wrong file (class logits, landmarks), not a face network."""
+
+HASH_BLOCK_BYTES = 1 << 20
+NAMES_SHOWN_MAX = 8
+
+_COUNTER = "num_batches_tracked"
+"""Batch normalisation counts training batches in it; no output depends on it, so files may leave it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A weight file in memory, on the CPU."""
+
+    path: Path
+    state: dict[str, Tensor]
+    """Without the batch counters of batch normalisation."""
+    metadata: dict[str, str]
+    """Of safetensors, or the text entries beside ``state_dict`` in a torch file: ``architecture``,
+    ``threshold``, ``mirror`` (true, false) are read, others are left alone."""
+    sha256: str
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Raises WeightsError where the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(HASH_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise WeightsError(f"cannot read weight file {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def sha256_of_state(state: Mapping[str, Tensor]) -> str:
+    """Hex sha256 over names, types, shapes and values of tensors: the identity of weights without a file."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if not name.endswith(_COUNTER):
+            values = state[name].detach().cpu().contiguous()
+            digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a ``.safetensors`` file, or a torch file (``.pt``, ``.pth``) of tensors alone.
+
+    A torch file holds a state dict, or a dict with it under ``state_dict`` and text beside it. It is
+    loaded with weights_only: code inside it is never run. Raises WeightsError for anything else.
+    """
+    sha256 = sha256_of(path)
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    elif path.suffix in {".pt", ".pth"}:
+        state, metadata = _read_torch(path)
+    else:
+        raise WeightsError(f"weight file {path} is none of .safetensors, .pt, .pth")
+    kept = {name: values for name, values in state.items() if not name.endswith(_COUNTER)}
+    return Checkpoint(path=path, state=kept, metadata=metadata, sha256=sha256)
+
+
+def write_safetensors(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write a network's weights as safetensors that `read_checkpoint` and `load_network` read back.
+
+    `metadata` should name the ``architecture``; ``threshold`` and ``mirror`` override its defaults.
+    """
+    state = {
+        name: values.detach().cpu().contiguous()
+        for name, values in module.state_dict().items()
+        if not name.endswith(_COUNTER)
+    }
+    safetensors.torch.save_file(state, str(path), metadata=dict(metadata))
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put `state` into `module`: every tensor of the network, no other, each of its shape and finite.
+
+    Raises WeightsError naming `source` and the tensors that are missing, extra, misshapen or not finite.
+    """
+    expected = {name: t for name, t in module.state_dict().items() if not name.endswith(_COUNTER)}
+    given = {name: t for name, t in state.items() if not name.endswith(_COUNTER)}
+    missing = [name for name in expected if name not in given]
+    extra = [name for name in given if name not in expected]
+    misshapen = [
+        f"{name} {list(given[name].shape)} instead of {list(expected[name].shape)}"
+        for name in expected
+        if name in given and given[name].shape != expected[name].shape
+    ]
+    not_finite = [name for name, t in given.items() if t.is_floating_point() and not t.isfinite().all()]
+    problems = [
+        f"{problem}: {_shorten(names)}"
+        for problem, names in (
+            ("missing", missing),
+            ("extra", extra),
+            ("misshapen", misshapen),
+            ("not finite", not_finite),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"{source} is not of this network: {'; '.join(problems)}")
+    # Not strict only because of the batch counters; all else was compared above.
+    module.load_state_dict(given, strict=False)
+
+
+def check_dimension(dimension: int, source: str) -> None:
+    """Refuse template sizes outside DIMENSION_MIN..DIMENSION_MAX with a WeightsError naming `source`."""
+    if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
+        raise WeightsError(
+            f"{source} gives vectors of {dimension} numbers; "
+            f"templates have {DIMENSION_MIN} to {DIMENSION_MAX}"
+        )
+
+
+def threshold_of(checkpoint: Checkpoint, default: float) -> float:
+    """Read the metadata's ``threshold``, or `default` where there is none.
+
+    Raises WeightsError where it is no similarity.
+    """
+    text = checkpoint.metadata.get("threshold")
+    if text is None:
+        return default
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = float("nan")
+    if not -1.0 <= threshold <= 1.0:
+        raise WeightsError(
+            f"{checkpoint.path}: metadata threshold {text!r} is no similarity between -1 and 1"
+        )
+    return threshold
+
+
+def mirror_of(checkpoint: Checkpoint, *, default: bool) -> bool:
+    """Read the metadata's ``mirror``, or `default` where there is none.
+
+    Raises WeightsError where it is neither true nor false.
+    """
+    text = checkpoint.metadata.get("mirror")
+    if text is None:
+        return default
+    if text not in {"true", "false"}:
+        raise WeightsError(f"{checkpoint.path}: metadata mirror {text!r} is neither true nor false")
+    return text == "true"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return state, dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is no torch file of tensors alone: {error}") from error
+    metadata: dict[str, str] = {}
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        metadata = {key: text for key, text in loaded.items() if isinstance(text, str)}
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise WeightsError(f"{path} holds no state dict: expected names and their tensors")
+    return dict(loaded), metadata
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN_MAX])
+    return shown if len(names) <= NAMES_SHOWN_MAX else f"{shown} and {len(names) - NAMES_SHOWN_MAX} more"

@@ -1,0 +1,191 @@
+"""Picture bytes to upright RGB pixels and back. Knows nothing of faces or networks.
+
+Pillow's global switches (LOAD_TRUNCATED_IMAGES, MAX_IMAGE_PIXELS) are left alone: files are opened by the
+plugin of their own format, with our limits checked between header and pixels, so that any number of
+threads may decode at once.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from engine.config import Settings
+from engine.errors import InvalidPictureError, PictureTooLargeError, UndecodablePictureError
+from engine.types import Rgb
+
+FORMATS = ("JPEG", "PNG", "WebP", "BMP")
+PAPER = (255, 255, 255)
+"""What shows through transparent pixels: white, as viewers and printed portraits have it. Dropping the alpha
+channel instead would bring out whatever colour the file keeps where nothing is meant to be seen."""
+ORIENTATION_TAG = 0x0112
+"""EXIF 2.32, section 4.6.4: how the picture is to be turned for viewing, 1 to 8."""
+
+# What Pillow is known to raise on damaged or hostile files; UserWarning where warnings are errors.
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    UserWarning,
+)
+
+# A wrong number of animation frames is answered by our own limit; a line on stderr helps nobody.
+warnings.filterwarnings("ignore", "Invalid APNG", UserWarning, r"PIL\.PngImagePlugin")
+
+
+class ImageLimits(Settings, frozen=True, kw_only=True):
+    """How large a picture may be; checked before any pixel is decoded."""
+
+    bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 20 * 2**20
+    """Size of the file. Raising it raises the memory a request may take."""
+    pixels_max: Annotated[int, msgspec.Meta(ge=1)] = 50_000_000
+    """Width times height. A decoded pixel takes 3 bytes, and several times that while it is converted."""
+    side_px_max: Annotated[int, msgspec.Meta(ge=1, le=32_766)] = 32_000
+    """Width or height alone; OpenCV's 16-bit coordinates end at 32,766."""
+    frames_max: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Frames of an animated PNG or WebP; of those allowed, only the first is ever decoded."""
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+class _JpegFile(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Leave the resolution unread: nobody asks for it, and damaged EXIF makes Pillow warn."""
+
+
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Rgb:
+    """Decode a JPEG, PNG, WebP or BMP into upright RGB of 8 bits; colours are taken to be sRGB.
+
+    EXIF orientation is applied, grey and palette become RGB, transparent pixels show PAPER, 16-bit grey is
+    scaled to 8 bits, CMYK is converted. Raises UndecodablePictureError for other formats and for damaged
+    files, PictureTooLargeError where a limit is passed. Safe to call from many threads.
+    """
+    if len(data) > limits.bytes_max:
+        raise PictureTooLargeError(f"picture of {len(data)} bytes; at most {limits.bytes_max} are accepted")
+    opener = _opener(data)
+    try:
+        with opener(io.BytesIO(data)) as file:
+            _check_size(file.size, getattr(file, "n_frames", 1), limits)
+            file.load()
+            return _turn(_to_rgb(file), _orientation(file.info.get("exif", b"")))
+    except _PILLOW_ERRORS as error:
+        raise UndecodablePictureError(f"damaged {_name(opener)} picture: {error}") from error
+    except MemoryError as error:
+        raise PictureTooLargeError("picture does not fit in memory: send a smaller one") from error
+
+
+def encode_png(image: Rgb) -> bytes:
+    """Encode uint8[h, w, 3] as PNG, without loss.
+
+    Raises InvalidPictureError where the array is no such picture.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InvalidPictureError(
+            f"expected uint8[h, w, 3] with pixels in it, got {image.dtype}{list(image.shape)}"
+        )
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def _opener(data: bytes) -> type[ImageFile]:
+    """Choose the reader by the file's first bytes, never by what the caller calls it."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return _JpegFile
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WebPImageFile
+    if data.startswith(b"BM"):
+        return BmpImageFile
+    what = "no bytes" if not data else "not a picture of a known format"
+    raise UndecodablePictureError(f"{what}: send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+
+
+def _name(opener: type[ImageFile]) -> str:
+    return str(opener.format)
+
+
+def _check_size(size: tuple[int, int], num_frames: int, limits: ImageLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise UndecodablePictureError(f"picture of {width}x{height} pixels holds nothing")
+    if width * height > limits.pixels_max or max(size) > limits.side_px_max:
+        raise PictureTooLargeError(
+            f"picture of {width}x{height} pixels; at most {limits.pixels_max} pixels"
+            f" and {limits.side_px_max} a side are accepted"
+        )
+    if num_frames > limits.frames_max:
+        raise PictureTooLargeError(
+            f"picture of {num_frames} frames; at most {limits.frames_max} accepted: send one still frame",
+            hint="Send one still frame.",
+        )
+
+
+def _to_rgb(image: Image.Image) -> Rgb:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit grey at 255: everything but the deepest shadows turns white.
+        wide = np.asarray(image).astype(np.uint32).clip(0, 65535)
+        return np.repeat(((wide + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        paper = Image.new("RGBA", layered.size, (*PAPER, 255))
+        return np.array(Image.alpha_composite(paper, layered).convert("RGB"))
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(exif: object) -> int:
+    """Read the orientation tag of the first directory; 1, upright, where there is none or it is damaged.
+
+    Pillow's own reader walks through every tag and warns of each that is damaged.
+    """
+    if not isinstance(exif, bytes):
+        return 1
+    tiff = exif.removeprefix(b"Exif\x00\x00")
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (num_entries,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(num_entries):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * entry)
+            if tag == ORIENTATION_TAG:
+                return int(value)
+    except struct.error:
+        return 1
+    return 1
+
+
+def _turn(image: Rgb, orientation: int) -> Rgb:
+    """Turn and mirror as EXIF orientation asks; values outside 2..8 leave the picture as it is."""
+    if not 2 <= orientation <= 8:
+        return image
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in {2, 3, 6, 7}:
+        image = image[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        image = image[::-1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,222 @@
+"""All galleries of one data folder: created, found by name or alias, kept open, maintained, deleted.
+
+Knows nothing of pictures or the wire.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import rules
+from engine.config import Settings
+from engine.errors import EngineError, GalleryNotFoundError
+from engine.gallery import Gallery, IndexSettings
+from engine.store.catalog import Catalog
+from engine.store.environment import StoreSettings
+from engine.store.gallery_store import GalleryStore
+from engine.types import PAGE_ITEMS_DEFAULT, EmbeddingContract, GalleryInfo, GallerySettings, Receipt
+
+_log = logging.getLogger(__name__)
+
+
+class GalleriesSettings(Settings, frozen=True):
+    """How the galleries of a data folder are kept."""
+
+    store: StoreSettings = StoreSettings()
+    index: IndexSettings = IndexSettings()
+    open_galleries_max: int = 256
+    """Galleries kept open; the least recently used is closed. A call that was just about to use that one is
+    answered UNAVAILABLE and may be retried."""
+    maintenance_s: float = 1.0
+    """Pause between two rounds of housekeeping, seconds; 0: none, `maintain` is called by hand."""
+
+
+@dataclass
+class _Slot:
+    """Place of one gallery, open or not; the lock makes opening and deleting one after the other."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    gallery: Gallery | None = None
+    is_deleted: bool = False
+
+
+class Galleries:
+    """The galleries of one data folder, which no other process uses meanwhile. Thread-safe."""
+
+    def __init__(self, catalog: Catalog, settings: GalleriesSettings, clock: Callable[[], float]):
+        self._catalog = catalog
+        self._settings = settings
+        self._clock = clock
+        self._slots: OrderedDict[Path, _Slot] = OrderedDict()
+        self._slots_lock = threading.Lock()
+        self._stop = threading.Event()
+        self._maintenance = threading.Thread(target=self._maintain_always, name="maintenance", daemon=True)
+        if settings.maintenance_s > 0:
+            self._maintenance.start()
+
+    @classmethod
+    def open(
+        cls,
+        data: Path,
+        settings: GalleriesSettings = GalleriesSettings(),  # noqa: B008 - frozen
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> Galleries:
+        """Open or make a data folder.
+
+        Raises DataFolderError (unwritable, in use, on a network file system), NewerFormatError,
+        CorruptDataError, StorageFullError.
+        """
+        return cls(Catalog(data, settings.store, clock=clock), settings, clock)
+
+    def create(
+        self,
+        gallery_id: str,
+        contract: EmbeddingContract,
+        settings: GallerySettings = GallerySettings(),  # noqa: B008 - frozen
+        *,
+        receipt: Receipt | None = None,
+    ) -> GalleryInfo:
+        """Make an empty gallery.
+
+        Raises InvalidIdError, InvalidInputError, AlreadyExistsError, AnsweredBefore, RequestIdReusedError.
+        """
+        rules.check_gallery_id(gallery_id)
+        rules.check_contract(contract)
+        rules.check_settings(settings)
+
+        def describe(create_time: float) -> GalleryInfo:
+            return GalleryInfo(gallery_id, contract, settings, 0, 0, 0, create_time)
+
+        self._catalog.create(gallery_id, contract, settings, receipt, describe)
+        return self.get(gallery_id).info()
+
+    def get(self, name: str) -> Gallery:
+        """The gallery of that id or alias, opened if need be. Raises GalleryNotFoundError."""
+        gallery_id, folder = self._catalog.find(name)
+        with self._slots_lock:
+            slot = self._slots.setdefault(folder, _Slot())
+            self._slots.move_to_end(folder)
+        if slot.gallery is not None:
+            return slot.gallery
+        with slot.lock:
+            if slot.is_deleted:
+                raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
+            if slot.gallery is None:
+                slot.gallery = self._open(gallery_id, folder)
+            opened = slot.gallery
+        self._close_beyond_limit()
+        return opened
+
+    def infos(self, *, after: str = "", limit: int = PAGE_ITEMS_DEFAULT) -> list[GalleryInfo]:
+        """At most `limit` galleries with ids after `after`, in order of their ids."""
+        ids = self._catalog.gallery_ids()
+        first = bisect.bisect_right(ids, after)
+        return [self.get(gallery_id).info() for gallery_id in ids[first : first + limit]]
+
+    def update(
+        self,
+        name: str,
+        *,
+        templates_per_identity_max: int | None,
+        threshold: float | None,
+        clear_threshold: bool,
+        receipt: Receipt | None = None,
+    ) -> GalleryInfo:
+        """Change a gallery's settings; returns it with the sequence of the change."""
+        return self.get(name).update(
+            templates_per_identity_max=templates_per_identity_max,
+            threshold=threshold,
+            clear_threshold=clear_threshold,
+            receipt=receipt,
+        )
+
+    def delete(self, gallery_id: str, *, receipt: Receipt | None = None) -> None:
+        """Remove a gallery and its files; it is not found from the moment this begins.
+
+        Raises GalleryNotFoundError, PreconditionError while an alias names it.
+        """
+        folder = self._catalog.begin_delete(gallery_id, receipt)
+        with self._slots_lock:
+            slot = self._slots.setdefault(folder, _Slot())
+        with slot.lock:
+            slot.is_deleted = True
+            if slot.gallery is not None:
+                slot.gallery.close()
+        self._catalog.finish_delete(folder)
+        with self._slots_lock:
+            self._slots.pop(folder, None)
+
+    def set_alias(self, alias: str, gallery_id: str, *, receipt: Receipt | None = None) -> str:
+        """Make or move an alias; returns what it named before, or an empty text.
+
+        Raises InvalidIdError, AlreadyExistsError, GalleryNotFoundError.
+        """
+        rules.check_gallery_id(alias, "alias")
+        return self._catalog.set_alias(alias, gallery_id, receipt)
+
+    def delete_alias(self, alias: str, *, receipt: Receipt | None = None) -> None:
+        """Forget an alias. Raises GalleryNotFoundError."""
+        self._catalog.delete_alias(alias, receipt)
+
+    def aliases(self) -> dict[str, str]:
+        """Alias to gallery id."""
+        return self._catalog.aliases()
+
+    def find_receipt(self, receipt: Receipt) -> bytes | None:
+        """The first answer to a create, delete or alias write, or None."""
+        return self._catalog.find_receipt(receipt)
+
+    def warm_up(self) -> None:
+        """Open galleries, as many as are kept open, so that the first search need not."""
+        for gallery_id in self._catalog.gallery_ids()[: self._settings.open_galleries_max]:
+            self.get(gallery_id)
+
+    def maintain(self) -> None:
+        """One round of housekeeping over the open galleries; an error of one is logged and spares the others."""
+        with self._slots_lock:
+            galleries = [slot.gallery for slot in self._slots.values()]
+        for gallery in galleries:
+            if gallery is None or self._stop.is_set():
+                continue
+            try:
+                gallery.maintain()
+            except EngineError as error:
+                _log.error("maintenance of gallery %s: %s", gallery.gallery_id, error)
+
+    def close(self) -> None:
+        """Finish waiting writes, close every gallery, let another process use the folder."""
+        self._stop.set()
+        if self._maintenance.is_alive():
+            self._maintenance.join()
+        with self._slots_lock:
+            slots = list(self._slots.values())
+            self._slots.clear()
+        for slot in slots:
+            if slot.gallery is not None:
+                slot.gallery.close()
+        self._catalog.close()
+
+    def _open(self, gallery_id: str, folder: Path) -> Gallery:
+        store = GalleryStore(folder, self._settings.store, clock=self._clock)
+        return Gallery(gallery_id, store, self._settings.index, clock=self._clock)
+
+    def _close_beyond_limit(self) -> None:
+        with self._slots_lock:
+            excess = len(self._slots) - self._settings.open_galleries_max
+            idle = [self._slots.popitem(last=False)[1] for _ in range(max(0, excess))]
+        for slot in idle:
+            with slot.lock:
+                if slot.gallery is not None:
+                    slot.gallery.close()
+
+    def _maintain_always(self) -> None:
+        while not self._stop.wait(self._settings.maintenance_s):
+            self.maintain()

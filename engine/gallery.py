@@ -1,0 +1,516 @@
+"""One gallery: enroll, remove, identify, verify; the store and the index together.
+
+A search first reads the store's counters; where a write has been committed since, the index catches up from
+the journal. So a write that was answered is in the next search, whoever asks. Knows nothing of pictures or
+the wire.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import rules
+from engine.config import Settings
+from engine.decision import decide, resolve_threshold
+from engine.errors import CorruptDataError, DeadlineError, EngineError, InvalidInputError, PreconditionError
+from engine.index.build import build, remove_other_generations
+from engine.index.generation import Generation
+from engine.index.search import Row, Snapshot
+from engine.store import changes
+from engine.store.gallery_store import GalleryStore
+from engine.store.records import State
+from engine.store.tables import Reader, Writer
+from engine.types import (
+    K_DEFAULT,
+    Candidate,
+    EmbeddingContract,
+    Enrollment,
+    EnrollResult,
+    GalleryInfo,
+    GallerySettings,
+    Identification,
+    Identity,
+    Receipt,
+    RemoveResult,
+    StoredTemplate,
+    Vector,
+    Vectors,
+    Verification,
+)
+
+ROWS_FETCHED_MIN = 300
+"""Templates fetched for a probe at the least; 3 x k x templates per identity where that is more."""
+ROWS_FETCHED_MAX = 16_384
+"""Beyond this all templates are fetched."""
+EXPIRED_MAX = 1000
+"""Identities whose time is over that one maintenance step removes."""
+
+_log = logging.getLogger(__name__)
+
+
+class IndexSettings(Settings, frozen=True):
+    """When a gallery's index is rebuilt."""
+
+    delta_rows_max: int = 50_000
+    """Templates searched in memory before a generation is built."""
+    dead_share_max: float = 0.1
+    """Share of a generation's rows removed before it is built anew."""
+
+
+class Gallery:
+    """One open gallery. Thread-safe."""
+
+    def __init__(
+        self,
+        gallery_id: str,
+        store: GalleryStore,
+        settings: IndexSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.gallery_id = gallery_id
+        self._store = store
+        self._index_settings = settings
+        self._clock = clock
+        self._catching_up = threading.Lock()
+        self._building = threading.Lock()
+        self._withdrawn = 0
+        """Number of a generation found damaged; it is not opened again."""
+        with store.read() as reader:
+            state = reader.state()
+            self.contract: EmbeddingContract = reader.contract()
+            self._create_time = reader.create_time()
+            self._snapshot = self._opened(reader, state)
+        remove_other_generations(store.index_folder, keep=state.generation)
+
+    def info(self) -> GalleryInfo:
+        """The gallery as it is now."""
+        with self._store.read() as reader:
+            state = reader.state()
+            return GalleryInfo(
+                self.gallery_id,
+                self.contract,
+                reader.settings(),
+                state.num_identities,
+                state.num_templates,
+                state.sequence,
+                self._create_time,
+            )
+
+    def generation(self) -> int:
+        """Number of the current generation of the index; 0: none yet."""
+        with self._store.read() as reader:
+            return reader.state().generation
+
+    def find_receipt(self, receipt: Receipt) -> bytes | None:
+        """The first answer to this write, or None. Raises RequestIdReusedError for another body."""
+        answer = self._store.find_receipt(receipt)
+        if answer is not None:
+            # An answer that says "erased" must be true also where a crash came before the erasure.
+            self.erase()
+        return answer
+
+    def update(
+        self,
+        *,
+        templates_per_identity_max: int | None,
+        threshold: float | None,
+        clear_threshold: bool,
+        receipt: Receipt | None = None,
+    ) -> GalleryInfo:
+        """Change the settings given; returns the gallery with the sequence of the change."""
+        if clear_threshold and threshold is not None:
+            raise InvalidInputError("threshold and clear_threshold were given together; choose one")
+
+        def apply(writer: Writer) -> GalleryInfo:
+            old = writer.settings()
+            new = GallerySettings(
+                old.templates_per_identity_max if templates_per_identity_max is None else templates_per_identity_max,
+                None if clear_threshold else old.threshold if threshold is None else threshold,
+            )
+            rules.check_settings(new)
+            sequence = changes.update_settings(writer, new)
+            state = writer.state()
+            counts = (state.num_identities, state.num_templates, sequence)
+            return GalleryInfo(self.gallery_id, self.contract, new, *counts, self._create_time)
+
+        return self._store.write(apply, receipt=receipt)
+
+    def enroll(
+        self, enrollments: Sequence[Enrollment], *, receipt: Receipt | None = None, deadline: float | None = None
+    ) -> list[EnrollResult | EngineError]:
+        """Enroll identities in one commit, each with its own outcome, in order.
+
+        Of an item: InvalidIdError, InvalidInputError, TemplateLimitError. `receipt.encode` is given
+        (sequence, outcomes). Raises what GalleryStore.write raises.
+        """
+        now_ms = self._store.now_ms()
+        refused = {row: error for row, item in enumerate(enrollments) if (error := _problem(item))}
+        accepted = [item for row, item in enumerate(enrollments) if row not in refused]
+        if not accepted and receipt is None:
+            return list(refused.values())
+
+        def apply(writer: Writer) -> tuple[int, list[EnrollResult | EngineError]]:
+            outcomes = iter(
+                changes.enroll(writer, accepted, now_ms, writer.settings().templates_per_identity_max)
+            )
+            merged = [refused.get(row) or next(outcomes) for row in range(len(enrollments))]
+            return writer.state().sequence, merged
+
+        num_records = sum(max(1, len(item.templates)) for item in accepted)
+        return self._store.write(apply, num_records=num_records, deadline=deadline, receipt=receipt)[1]
+
+    def get_identity(self, identity_id: str) -> tuple[Identity, tuple[StoredTemplate, ...]]:
+        """One identity and its templates. Raises IdentityNotFoundError."""
+        with self._store.read() as reader:
+            record = changes.need_identity(reader, identity_id, self._store.now_ms())
+            return changes.describe(reader, identity_id, record)
+
+    def list_identities(
+        self, *, after: str = "", limit: int = 100
+    ) -> list[tuple[Identity, tuple[StoredTemplate, ...]]]:
+        """At most `limit` identities with ids after `after`, in order of the bytes of their ids."""
+        now_ms = self._store.now_ms()
+        listed = []
+        with self._store.read() as reader:
+            for identity_id, record in reader.identities(after):
+                if 0 < record.expire_ms <= now_ms:
+                    continue
+                if len(listed) == limit:
+                    break
+                listed.append(changes.describe(reader, identity_id, record))
+        return listed
+
+    def update_identity(
+        self,
+        identity_id: str,
+        *,
+        attributes: dict[str, str],
+        remove_attributes: Sequence[str],
+        expire_time: float | None,
+        clear_expire_time: bool,
+        receipt: Receipt | None = None,
+        deadline: float | None = None,
+    ) -> tuple[int, Identity, tuple[StoredTemplate, ...]]:
+        """Change attributes and expiry; returns the sequence and the identity.
+
+        Raises IdentityNotFoundError, InvalidInputError.
+        """
+        if clear_expire_time and expire_time is not None:
+            raise InvalidInputError("expire_time and clear_expire_time were given together; choose one")
+        rules.check_expire_time(expire_time)
+        now_ms = self._store.now_ms()
+
+        def apply(writer: Writer) -> tuple[int, Identity, tuple[StoredTemplate, ...]]:
+            record = changes.need_identity(writer, identity_id, now_ms)
+            kept = {name: value for name, value in record.attributes.items() if name not in remove_attributes}
+            merged = {**kept, **attributes}
+            rules.check_attributes(merged)
+            expire_ms = record.expire_ms if expire_time is None else changes.to_ms(expire_time)
+            sequence = changes.update(
+                writer,
+                identity_id,
+                now_ms,
+                attributes=merged,
+                expire_ms=changes.NO_EXPIRY if clear_expire_time else expire_ms,
+            )
+            identity, templates = changes.describe(writer, identity_id, changes.need_identity(writer, identity_id, now_ms))
+            return sequence, identity, templates
+
+        return self._store.write(apply, receipt=receipt, deadline=deadline)
+
+    def remove_identities(
+        self,
+        identity_ids: Sequence[str],
+        *,
+        erase: bool = False,
+        must_exist: bool = False,
+        receipt: Receipt | None = None,
+        deadline: float | None = None,
+    ) -> tuple[RemoveResult, list[str]]:
+        """Forget identities in one commit; returns what was removed and the ids that were not enrolled.
+
+        With `must_exist` such an id is IdentityNotFoundError. With `erase` the answer comes after no file of
+        the gallery holds the vectors any more.
+        """
+        removed: list[Vector] = []
+
+        def apply(writer: Writer) -> tuple[RemoveResult, list[str]]:
+            if must_exist:
+                for identity_id in identity_ids:
+                    changes.need_identity(writer, identity_id, self._store.now_ms())
+            result, missing, vectors = changes.remove_identities(
+                writer, identity_ids, self._store.now_ms(), erase=erase
+            )
+            removed[:] = vectors
+            return result, missing
+
+        answer = self._store.write(apply, num_records=len(identity_ids), receipt=receipt, deadline=deadline)
+        if erase:
+            self.erase(removed)
+        return answer
+
+    def remove_template(
+        self,
+        identity_id: str,
+        template_id: int,
+        *,
+        erase: bool = False,
+        receipt: Receipt | None = None,
+        deadline: float | None = None,
+    ) -> RemoveResult:
+        """Forget one template. Raises IdentityNotFoundError, TemplateNotFoundError."""
+        removed: list[Vector] = []
+
+        def apply(writer: Writer) -> RemoveResult:
+            result, vectors = changes.remove_template(
+                writer, identity_id, template_id, self._store.now_ms(), erase=erase
+            )
+            removed[:] = vectors
+            return result
+
+        answer = self._store.write(apply, receipt=receipt, deadline=deadline)
+        if erase:
+            self.erase(removed)
+        return answer
+
+    def erase(self, removed: Sequence[Vector] = ()) -> None:
+        """Where an erasure was promised and not yet done, write store and index anew without what was removed.
+
+        `removed` are vectors that the new files are searched for.
+        """
+        with self._store.read() as reader:
+            state = reader.state()
+        if not state.is_erase_pending:
+            return
+        if state.generation:
+            self.build(lambda _done, _total: None)
+        self._store.erase(removed)
+
+    def identify(
+        self, probes: Vectors, k: int = K_DEFAULT, *, threshold: float | None = None, deadline: float | None = None
+    ) -> list[Identification]:
+        """Search for every probe float32[n, d] of unit length; one answer each, in order.
+
+        Raises InvalidInputError for k or threshold out of range, DeadlineError (`deadline` is of
+        time.monotonic, seconds).
+        """
+        rules.check_k(k)
+        rules.check_threshold(threshold)
+        with self._store.read() as reader:
+            snapshot = self._current(reader)
+            settings = reader.settings()
+        resolved, origin = resolve_threshold(self.contract, settings, threshold)
+        return [
+            Identification(
+                decide(candidates[0].similarity if candidates else None, resolved),
+                candidates,
+                resolved,
+                origin,
+                snapshot.sequence,
+                snapshot.num_alive,
+                is_exact=True,
+            )
+            for candidates in self._candidates(snapshot, probes, k, settings, deadline)
+        ]
+
+    def verify(self, probe: Vector, identity_id: str, *, threshold: float | None = None) -> Verification:
+        """Compare a probe with an identity's templates; the best one counts.
+
+        Raises IdentityNotFoundError; PreconditionError where the identity has no templates.
+        """
+        rules.check_threshold(threshold)
+        with self._store.read() as reader:
+            record = changes.need_identity(reader, identity_id, self._store.now_ms())
+            _, templates = changes.describe(reader, identity_id, record)
+            settings, sequence = reader.settings(), reader.state().sequence
+        if not templates:
+            raise PreconditionError(f"identity {identity_id[:80]!r} has no templates", hint="Enroll one first.")
+        similarities = [similarity(probe, template.vector) for template in templates]
+        best = int(np.argmax(similarities))
+        resolved, origin = resolve_threshold(self.contract, settings, threshold)
+        decision = decide(similarities[best], resolved)
+        return Verification(
+            decision, similarities[best], resolved, origin, templates[best].template_id, sequence
+        )
+
+    def build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
+        """Build a new generation and make it current; returns its number and the sequence it covers.
+
+        Searches and writes go on meanwhile. Raises StorageFullError; the old generation then stays.
+        """
+        with self._building:
+            number = self._store.write(changes.next_generation)
+            with self._store.read() as reader:
+                state = reader.state()
+                folder = build(
+                    self._store.index_folder,
+                    number=number,
+                    sequence=state.sequence,
+                    dimension=self.contract.dimension,
+                    contract_digest=self.contract.digest,
+                    rows=_rows(reader),
+                    num_rows=state.num_templates,
+                    progress=progress,
+                )
+            self._store.write(lambda writer: changes.make_current(writer, number, state.sequence))
+            with self._store.read() as reader:
+                self._current(reader)
+            remove_other_generations(folder.parent, keep=number)
+        return number, state.sequence
+
+    def maintain(self) -> None:
+        """One step of housekeeping: forget who expired, rebuild the index where it is due."""
+        now_ms = self._store.now_ms()
+        with self._store.read() as reader:
+            has_expired = bool(reader.expired(now_ms, 1))
+            snapshot = self._current(reader)
+        if has_expired:
+            self._store.write(lambda writer: changes.remove_expired(writer, now_ms, EXPIRED_MAX))
+        settings = self._index_settings
+        is_large = snapshot.delta.num_rows > settings.delta_rows_max
+        if is_large or snapshot.dead_share > settings.dead_share_max or self._withdrawn:
+            self.build(lambda _done, _total: None)
+        self.erase()
+
+    def close(self) -> None:
+        """Finish waiting writes and close the files."""
+        with self._building:
+            self._store.close()
+
+    def _opened(self, reader: Reader, state: State) -> Snapshot:
+        """The current generation with all that the journal added since."""
+        dimension = self.contract.dimension
+        if not state.generation:
+            base = Snapshot.base(None, 0, dimension)
+        else:
+            try:
+                opened = Generation(self._store.index_folder / str(state.generation), self.contract.digest)
+                base = Snapshot.base(opened, state.generation_sequence, dimension)
+                self._withdrawn = 0
+            except CorruptDataError as error:
+                # The index is only a cache: the store still has everything, at the price of memory until the
+                # next build.
+                _log.error("generation withdrawn, searching the store's own vectors: %s", error)
+                self._withdrawn = state.generation
+                rows = list(_as_rows(_rows(reader)))
+                return Snapshot.base(None, 0, dimension).advanced(state.sequence, rows, ())
+        return self._advanced(base, reader, state)
+
+    def _current(self, reader: Reader) -> Snapshot:
+        """The snapshot at the reader's sequence, or a later one."""
+        state = reader.state()
+        snapshot = self._snapshot
+        if snapshot.sequence >= state.sequence and self._is_generation_current(snapshot, state):
+            return snapshot
+        with self._catching_up:
+            snapshot = self._snapshot
+            if snapshot.sequence < state.generation_sequence or not self._is_generation_current(snapshot, state):
+                snapshot = self._opened(reader, state)
+            elif snapshot.sequence < state.sequence:
+                snapshot = self._advanced(snapshot, reader, state)
+            self._snapshot = snapshot
+        return snapshot
+
+    def _is_generation_current(self, snapshot: Snapshot, state: State) -> bool:
+        return snapshot.generation_number >= state.generation or self._withdrawn == state.generation
+
+    def _advanced(self, snapshot: Snapshot, reader: Reader, state: State) -> Snapshot:
+        added: list[Row] = []
+        removed: list[int] = []
+        for entry in reader.journal(snapshot.sequence + 1, state.sequence):
+            for template_id in entry.added:
+                record = reader.template(template_id)
+                if record is not None:  # None: removed again by a later row of this very journal
+                    added.append(Row(template_id, record.identity_number, record.vector))
+            removed.extend(entry.removed)
+        return snapshot.advanced(state.sequence, added, removed)
+
+    def _candidates(
+        self, snapshot: Snapshot, probes: Vectors, k: int, settings: GallerySettings, deadline: float | None
+    ) -> list[tuple[Candidate, ...]]:
+        if not snapshot.num_alive or not len(probes):
+            return [() for _ in probes]
+        num_all = snapshot.delta.num_rows + (snapshot.generation.num_rows if snapshot.generation else 0)
+        num_rows = max(ROWS_FETCHED_MIN, 3 * settings.templates_per_identity_max * k)
+        while True:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineError("the time was up before the search ended")
+            num_rows = num_rows if num_rows <= ROWS_FETCHED_MAX else num_all
+            found = snapshot.search(probes, min(num_rows, num_all))
+            with self._store.read() as reader:
+                expired = set(reader.expired(self._store.now_ms(), EXPIRED_MAX))
+                answers = [
+                    _best(reader, row, k, expired, is_all=num_rows >= num_all)
+                    for row in zip(found.similarities, found.template_ids, found.identity_numbers, strict=True)
+                ]
+                num_identities = reader.state().num_identities
+            complete = [answer for answer in answers if answer is not None and len(answer) >= min(k, num_identities)]
+            if num_rows >= num_all or len(complete) == len(answers):
+                return [answer or () for answer in answers]
+            num_rows *= 2
+
+
+def similarity(one: Vector, other: Vector) -> float:
+    """Cosine of two unit vectors, in float64."""
+    return float(np.clip(one.astype(np.float64) @ other.astype(np.float64), -1.0, 1.0))
+
+
+def _best(
+    reader: Reader,
+    found: tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]],
+    k: int,
+    expired: set[int],
+    *,
+    is_all: bool,
+) -> tuple[Candidate, ...] | None:
+    """The k best identities among one probe's rows (similarities, template ids, identity numbers).
+
+    None where rows that were not fetched could tie with the k-th; never where `is_all`.
+    """
+    similarities, template_ids, identity_numbers = found
+    num_found = int(np.searchsorted(-similarities, np.inf))
+    _, firsts = np.unique(identity_numbers[:num_found], return_index=True)
+    firsts.sort()
+    candidates: list[Candidate] = []
+    for row in firsts:
+        value = float(np.clip(similarities[row], -1.0, 1.0))
+        if len(candidates) >= k and value < candidates[k - 1].similarity:
+            break
+        number = int(identity_numbers[row])
+        identity_id = None if number in expired else reader.identity_id(number)
+        if identity_id is not None:  # None: removed since the snapshot
+            candidates.append(Candidate(identity_id, value, int(template_ids[row])))
+    if not is_all and len(candidates) >= k and similarities[-1] >= candidates[k - 1].similarity:
+        return None
+    # Ids decide between equal similarities by their bytes, as everywhere that identities are ordered.
+    candidates.sort(key=lambda candidate: (-candidate.similarity, candidate.identity_id.encode()))
+    return tuple(candidates[:k])
+
+
+def _rows(reader: Reader) -> Iterator[tuple[int, int, Vector]]:
+    for template_id, record in reader.templates():
+        yield template_id, record.identity_number, record.vector
+
+
+def _as_rows(rows: Iterator[tuple[int, int, Vector]]) -> Iterator[Row]:
+    for row in rows:
+        yield Row(*row)
+
+
+def _problem(enrollment: Enrollment) -> EngineError | None:
+    try:
+        rules.check_identity_id(enrollment.identity_id)
+        rules.check_attributes(enrollment.attributes)
+        rules.check_expire_time(enrollment.expire_time)
+        for template in enrollment.templates:
+            rules.check_source(template.source)
+    except EngineError as error:
+        return error
+    return None

@@ -1,0 +1,123 @@
+"""What callers may name things: ids, attributes, sources, settings. Knows no store and no wire."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from engine.errors import InvalidIdError, InvalidInputError
+from engine.types import (
+    ATTRIBUTES_BYTES_MAX,
+    DIMENSION_MAX,
+    DIMENSION_MIN,
+    IDENTITY_ID_BYTES_MAX,
+    K_MAX,
+    SOURCE_BYTES_MAX,
+    TEMPLATES_PER_IDENTITY_MAX,
+    EmbeddingContract,
+    GallerySettings,
+)
+
+GALLERY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "a surrogate", "Zl": "a line separator", "Zp": "a paragraph separator"}
+
+
+def check_gallery_id(gallery_id: str, name: str = "gallery_id") -> None:
+    """Raise InvalidIdError unless the id matches [a-z0-9][a-z0-9_-]{0,62}."""
+    if not GALLERY_ID.fullmatch(gallery_id):
+        raise InvalidIdError(f"{name} {gallery_id[:80]!r} does not match [a-z0-9][a-z0-9_-]{{0,62}}")
+
+
+def check_identity_id(identity_id: str) -> None:
+    """Raise InvalidIdError unless the id is 1 to 255 bytes of UTF-8 in NFC form without control characters.
+
+    NFC, so that one name typed on two systems is one identity.
+    """
+    name = f"identity_id {identity_id[:40]!r}"
+    if not identity_id:
+        raise InvalidIdError("identity_id is empty")
+    if problem := _text_problem(identity_id):
+        raise InvalidIdError(f"{name} holds {problem}")
+    size = len(identity_id.encode())
+    if size > IDENTITY_ID_BYTES_MAX:
+        raise InvalidIdError(f"{name} has {size} bytes of UTF-8, at most {IDENTITY_ID_BYTES_MAX} are allowed")
+    if identity_id != identity_id.strip():
+        raise InvalidIdError(f"{name} begins or ends with a blank")
+    if not unicodedata.is_normalized("NFC", identity_id):
+        raise InvalidIdError(f"{name} is not in Unicode NFC form", hint="Normalise it to NFC before sending it.")
+
+
+def check_attributes(attributes: Mapping[str, str]) -> None:
+    """Raise InvalidInputError for an empty key or more than ATTRIBUTES_BYTES_MAX bytes in all."""
+    if "" in attributes:
+        raise InvalidInputError("attributes: a key is empty")
+    for text in (*attributes.keys(), *attributes.values()):
+        if "\x00" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
+            raise InvalidInputError("attributes: a key or value holds a NUL or a surrogate")
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
+    if size > ATTRIBUTES_BYTES_MAX:
+        raise InvalidInputError(
+            f"attributes: {size} bytes of keys and values, at most {ATTRIBUTES_BYTES_MAX} are allowed"
+        )
+
+
+def check_source(source: str) -> None:
+    """Raise InvalidInputError unless the source key is at most SOURCE_BYTES_MAX bytes, no control characters."""
+    if problem := _text_problem(source):
+        raise InvalidInputError(f"source {source[:40]!r} holds {problem}")
+    if len(source.encode()) > SOURCE_BYTES_MAX:
+        raise InvalidInputError(f"source has {len(source.encode())} bytes, at most {SOURCE_BYTES_MAX} are allowed")
+
+
+def check_k(k: int) -> None:
+    """Raise InvalidInputError unless 1 <= k <= K_MAX."""
+    if not 1 <= k <= K_MAX:
+        raise InvalidInputError(f"k is {k}, it must be 1 to {K_MAX}")
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise InvalidInputError unless None or a similarity."""
+    if threshold is not None and not -1.0 <= threshold <= 1.0:
+        raise InvalidInputError(f"threshold is {threshold}, it must be a similarity from -1 to 1")
+
+
+def check_contract(contract: EmbeddingContract) -> None:
+    """Raise InvalidInputError for a contract that no gallery can be bound to."""
+    if not contract.name or len(contract.name) > 100 or _text_problem(contract.name):
+        raise InvalidInputError("contract.name must be 1 to 100 printable characters")
+    if not DIMENSION_MIN <= contract.dimension <= DIMENSION_MAX:
+        raise InvalidInputError(
+            f"contract.dimension is {contract.dimension}, it must be {DIMENSION_MIN} to {DIMENSION_MAX}"
+        )
+    if contract.normalisation != "l2":
+        raise InvalidInputError(f"contract.normalisation is {contract.normalisation!r}, only 'l2' is known")
+    if contract.weights_sha256 and not re.fullmatch(r"[0-9a-f]{64}", contract.weights_sha256):
+        raise InvalidInputError("contract.weights_sha256 must be empty or 64 lower-case hex digits")
+    check_threshold(contract.threshold)
+
+
+def check_settings(settings: GallerySettings) -> None:
+    """Raise InvalidInputError for gallery settings out of range."""
+    if not 1 <= settings.templates_per_identity_max <= TEMPLATES_PER_IDENTITY_MAX:
+        raise InvalidInputError(
+            f"templates_per_identity_max is {settings.templates_per_identity_max}, "
+            f"it must be 1 to {TEMPLATES_PER_IDENTITY_MAX}"
+        )
+    check_threshold(settings.threshold)
+
+
+def check_expire_time(expire_time: float | None) -> None:
+    """Raise InvalidInputError unless None or a time after 1970 that a clock can reach."""
+    if expire_time is not None and not (math.isfinite(expire_time) and 0 < expire_time < 253402300800):
+        raise InvalidInputError(f"expire_time is {expire_time}, it must be between the years 1970 and 9999")
+
+
+def _text_problem(text: str) -> str | None:
+    if text.isascii():
+        return None if text.isprintable() else _REFUSED_CATEGORIES["Cc"]
+    for char in text:
+        if refused := _REFUSED_CATEGORIES.get(unicodedata.category(char)):
+            return refused
+    return None

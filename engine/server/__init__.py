@@ -1,0 +1,1 @@
+"""The gRPC edge: translates between the wire and the engine's parts, and nothing else."""

@@ -1,0 +1,152 @@
+"""Messages of what to enroll as values, each item with its own outcome. Knows no store and no rpc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.errors import EngineError, InvalidInputError, NoFaceError
+from engine.pb.identiface.v1 import enrollment_pb2
+from engine.server.backend import Backend
+from engine.server.call import Call
+from engine.server.pictures import embed_for, named
+from engine.types import (
+    TEMPLATES_PER_IDENTITY_MAX,
+    EmbeddedFace,
+    EmbeddingContract,
+    Enrollment,
+    Face,
+    Template,
+    Vector,
+)
+from engine.vectors import check_batch
+from engine.wire.values import unpack_time
+
+
+@dataclass(slots=True)
+class Draft:
+    """One identity to enroll, and the face that each of its templates was made from; None: a vector."""
+
+    enrollment: Enrollment
+    faces: list[Face | None]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A sample of the call: whose it is, and what it is called in messages to the caller."""
+
+    item: int
+    name: str
+    sample: enrollment_pb2.Sample
+
+
+Made = tuple[Vector, Face | None]
+
+
+def read_drafts(
+    backend: Backend,
+    contract: EmbeddingContract,
+    messages: Sequence[enrollment_pb2.Enrollment],
+    prefixes: Sequence[str],
+    call: Call,
+) -> list[Draft | EngineError]:
+    """Check and embed what is to be enrolled, all items together; `prefixes` name the items in errors.
+
+    Raises what concerns the whole call, as `embed_for`.
+    """
+    slots = [
+        _Slot(item, f"{prefix}samples[{position}]", sample)
+        for item, (message, prefix) in enumerate(zip(messages, prefixes, strict=True))
+        for position, sample in enumerate(message.samples)
+    ]
+    kinds = [slot.sample.WhichOneof("content") for slot in slots]
+    made = iter(_read_vectors(contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "vector"]))
+    embedded = iter(
+        _embed(backend, contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "picture"], call)
+    )
+    templates: list[list[Template]] = [[] for _ in messages]
+    faces: list[list[Face | None]] = [[] for _ in messages]
+    errors: dict[int, EngineError] = {}
+    for slot, kind in zip(slots, kinds, strict=True):
+        outcome = next(made) if kind == "vector" else next(embedded) if kind else _empty(slot)
+        if not isinstance(outcome, EngineError):
+            outcome = _template(slot, *outcome)
+        if isinstance(outcome, EngineError):
+            errors.setdefault(slot.item, outcome)
+        else:
+            templates[slot.item].append(outcome[0])
+            faces[slot.item].append(outcome[1])
+    return [
+        errors.get(item) or _draft(message, prefixes[item], templates[item], faces[item])
+        for item, message in enumerate(messages)
+    ]
+
+
+def _draft(
+    message: enrollment_pb2.Enrollment, prefix: str, templates: list[Template], faces: list[Face | None]
+) -> Draft | EngineError:
+    if len(templates) > TEMPLATES_PER_IDENTITY_MAX:
+        return InvalidInputError(
+            f"{prefix}samples: {len(templates)} given, at most {TEMPLATES_PER_IDENTITY_MAX} are taken at once"
+        )
+    if message.evict not in enrollment_pb2.EvictPolicy.values():
+        return InvalidInputError(f"{prefix}evict: {message.evict} is no policy of this version")
+    try:
+        expire_time = (
+            unpack_time(message.expire_time, f"{prefix}expire_time") if message.HasField("expire_time") else None
+        )
+    except InvalidInputError as error:
+        return error
+    enrollment = Enrollment(
+        message.identity_id,
+        tuple(templates),
+        dict(message.attributes),
+        expire_time,
+        replace=message.replace,
+        evict_lowest_quality=message.evict == enrollment_pb2.EVICT_POLICY_LOWEST_QUALITY,
+    )
+    return Draft(enrollment, faces)
+
+
+def _template(slot: _Slot, vector: Vector, face: Face | None) -> tuple[Template, Face | None] | EngineError:
+    quality = slot.sample.quality if face is None else face.confidence
+    if not 0.0 <= quality <= 1.0:
+        return InvalidInputError(f"{slot.name}.quality is {quality:g}; it must be 0 to 1")
+    return Template(vector, quality, slot.sample.source), face
+
+
+def _read_vectors(contract: EmbeddingContract, slots: Sequence[_Slot]) -> list[Made | EngineError]:
+    """All vectors of a message are checked as one array: item by item it would take ten times as long."""
+    vectors = [slot.sample.vector for slot in slots]
+    rows, errors = check_batch(
+        [vector.data for vector in vectors],
+        contract.dimension,
+        normalize=[vector.normalize for vector in vectors],
+        names=[slot.name for slot in slots],
+    )
+    return [errors.get(position) or (row, None) for position, row in enumerate(rows)]
+
+
+def _embed(
+    backend: Backend, contract: EmbeddingContract, slots: Sequence[_Slot], call: Call
+) -> list[Made | EngineError]:
+    outcomes = embed_for(backend, contract, [slot.sample.picture for slot in slots], call)
+    return [
+        named(outcome, slot.name) if isinstance(outcome, EngineError) else _only_face(outcome, slot.name)
+        for slot, outcome in zip(slots, outcomes, strict=True)
+    ]
+
+
+def _only_face(faces: list[EmbeddedFace], name: str) -> Made | EngineError:
+    if not faces:
+        return NoFaceError(f"{name}: the picture holds no face that is large and clear enough")
+    if len(faces) > 1:
+        return InvalidInputError(
+            f"{name}: the picture holds {len(faces)} faces and face_choice is ALL; exactly one can be enrolled",
+            hint="Choose LARGEST or CENTRE, or cut the person's face out of the picture.",
+        )
+    return faces[0].template, faces[0].face
+
+
+def _empty(slot: _Slot) -> EngineError:
+    return InvalidInputError(f"{slot.name} holds neither a picture nor a vector")

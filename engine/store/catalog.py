@@ -1,0 +1,276 @@
+"""Which galleries there are: ids and aliases to folders. Knows nothing of what is inside a gallery.
+
+::
+
+    DATA/lock                 held exclusively while a server (or an offline job) uses DATA
+    DATA/catalog/             LMDB: galleries, aliases, deleting, receipts
+    DATA/galleries/<uuid>/    one gallery, see gallery_store
+
+A gallery's folder is complete before the catalogue names it, and unnamed before it is unlinked; what a crash
+leaves between the two is removed at the next start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+
+from engine.errors import (
+    AlreadyExistsError,
+    DataFolderError,
+    GalleryNotFoundError,
+    NewerFormatError,
+    PreconditionError,
+)
+from engine.store.environment import (
+    StoreSettings,
+    from_os_error,
+    open_environment,
+    refuse_network_file_system,
+    sync_folder,
+    translated,
+)
+from engine.store.gallery_store import GalleryStore, find_receipt
+from engine.store.records import FORMAT_VERSION, ReceiptRecord
+from engine.store.tables import Reader, Writer
+from engine.types import AnsweredBefore, EmbeddingContract, GallerySettings, Receipt
+
+T = TypeVar("T")
+TABLES = ("meta", "galleries", "aliases", "deleting", "receipts", "ages")
+MAP_SIZE_BYTES_MAX = 1 << 30
+"""Address space of the catalogue: millions of galleries."""
+
+
+class _CatalogReader(Reader):
+    """Rows of the catalogue."""
+
+    def folder_name(self, gallery_id: str) -> str | None:
+        """Folder of a gallery, None where there is no such gallery."""
+        data = self._get("galleries", gallery_id.encode())
+        return None if data is None else data.decode()
+
+    def alias(self, alias: str) -> str | None:
+        """Gallery that an alias names."""
+        data = self._get("aliases", alias.encode())
+        return None if data is None else data.decode()
+
+    def rows(self, table: str) -> list[tuple[str, str]]:
+        """All rows of a table of texts, in order."""
+        with self._transaction.cursor(self._tables[table]) as cursor:
+            return [(key.decode(), value.decode()) for key, value in cursor]
+
+
+class _CatalogWriter(Writer, _CatalogReader):
+    """Rows of the catalogue, to change."""
+
+    def put(self, table: str, key: str, value: str) -> None:
+        """Set a row of a table of texts."""
+        self._put(table, key.encode(), value.encode())
+
+    def delete(self, table: str, key: str) -> None:
+        """Forget a row of a table of texts."""
+        self._delete(table, key.encode())
+
+
+class Catalog:
+    """The galleries of one data folder, held exclusively by this process. Thread-safe."""
+
+    def __init__(self, data: Path, settings: StoreSettings, *, clock: Callable[[], float] = time.time):
+        """Open or make the data folder.
+
+        Raises DataFolderError (unwritable, in use, on a network file system), NewerFormatError.
+        """
+        self.data = data
+        self._settings = settings
+        self._clock = clock
+        self._lock = _lock_folder(data)
+        self._writing = threading.Lock()
+        try:
+            self._environment: lmdb.Environment = open_environment(data / "catalog", len(TABLES), MAP_SIZE_BYTES_MAX)
+            with translated(data):
+                self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
+            self._write(_check_format, None)
+            self._remove_leftovers()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def create(
+        self,
+        gallery_id: str,
+        contract: EmbeddingContract,
+        gallery_settings: GallerySettings,
+        receipt: Receipt | None,
+        describe: Callable[[float], object],
+    ) -> Path:
+        """Make an empty gallery; returns its folder.
+
+        `describe(create_time)` is what the receipt's answer is encoded from. Raises AlreadyExistsError,
+        AnsweredBefore, RequestIdReusedError.
+        """
+        name = uuid.uuid4().hex
+        folder = self._folder(name)
+        create_time = self._clock()
+
+        def apply(writer: _CatalogWriter) -> object:
+            if writer.folder_name(gallery_id) is not None:
+                raise AlreadyExistsError(f"gallery {gallery_id!r} exists")
+            if writer.alias(gallery_id) is not None:
+                raise AlreadyExistsError(f"{gallery_id!r} is an alias")
+            GalleryStore.create(folder, contract, gallery_settings, self._settings, create_time)
+            writer.put("galleries", gallery_id, name)
+            return describe(create_time)
+
+        try:
+            self._write(apply, receipt)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def find(self, name: str) -> tuple[str, Path]:
+        """Gallery id and folder of a gallery or alias. Raises GalleryNotFoundError."""
+        with translated(self.data), self._environment.begin() as transaction:
+            reader = _CatalogReader(transaction, self._tables)
+            gallery_id = reader.alias(name) or name
+            folder_name = reader.folder_name(gallery_id)
+        if folder_name is None:
+            raise GalleryNotFoundError(f"no gallery or alias is named {name[:80]!r}")
+        return gallery_id, self._folder(folder_name)
+
+    def gallery_ids(self) -> list[str]:
+        """Ids of all galleries, in order."""
+        return [gallery_id for gallery_id, _ in self._rows("galleries")]
+
+    def aliases(self) -> dict[str, str]:
+        """Alias to gallery id."""
+        return dict(self._rows("aliases"))
+
+    def begin_delete(self, gallery_id: str, receipt: Receipt | None) -> Path:
+        """Forget a gallery's name; returns its folder, to be given to `finish_delete` once nobody uses it.
+
+        Raises GalleryNotFoundError, PreconditionError while an alias names it.
+        """
+
+        def apply(writer: _CatalogWriter) -> str:
+            name = writer.folder_name(gallery_id)
+            if name is None:
+                hint = "Name the gallery itself, not its alias." if writer.alias(gallery_id) else None
+                raise GalleryNotFoundError(f"no gallery is named {gallery_id[:80]!r}", hint=hint)
+            if naming := [alias for alias, target in writer.rows("aliases") if target == gallery_id]:
+                raise PreconditionError(
+                    f"gallery {gallery_id!r} is named by alias {naming[0]!r}", hint="Move or delete the alias first."
+                )
+            writer.delete("galleries", gallery_id)
+            writer.put("deleting", name, gallery_id)
+            return name
+
+        return self._folder(self._write(apply, receipt))
+
+    def finish_delete(self, folder: Path) -> None:
+        """Unlink a deleted gallery's files."""
+        shutil.rmtree(folder, ignore_errors=True)
+        sync_folder(folder.parent)
+        self._write(lambda writer: writer.delete("deleting", folder.name), None)
+
+    def set_alias(self, alias: str, gallery_id: str, receipt: Receipt | None) -> str:
+        """Make or move an alias; returns what it named before, or an empty text."""
+
+        def apply(writer: _CatalogWriter) -> str:
+            if writer.folder_name(alias) is not None:
+                raise AlreadyExistsError(f"{alias!r} is a gallery")
+            if writer.folder_name(gallery_id) is None:
+                raise GalleryNotFoundError(f"no gallery is named {gallery_id[:80]!r}")
+            previous = writer.alias(alias) or ""
+            writer.put("aliases", alias, gallery_id)
+            return previous
+
+        return self._write(apply, receipt)
+
+    def delete_alias(self, alias: str, receipt: Receipt | None) -> None:
+        """Forget an alias. Raises GalleryNotFoundError."""
+
+        def apply(writer: _CatalogWriter) -> None:
+            if writer.alias(alias) is None:
+                raise GalleryNotFoundError(f"no alias is named {alias[:80]!r}")
+            writer.delete("aliases", alias)
+
+        self._write(apply, receipt)
+
+    def find_receipt(self, receipt: Receipt) -> bytes | None:
+        """The first answer to this write, or None. Raises RequestIdReusedError for another body."""
+        with translated(self.data), self._environment.begin() as transaction:
+            return find_receipt(Reader(transaction, self._tables), receipt, self._oldest_ms())
+
+    def close(self) -> None:
+        """Close and let another process use the data folder."""
+        with self._writing:
+            self._environment.close()
+            os.close(self._lock)
+
+    def _folder(self, name: str) -> Path:
+        return self.data / "galleries" / name
+
+    def _rows(self, table: str) -> list[tuple[str, str]]:
+        with translated(self.data), self._environment.begin() as transaction:
+            return _CatalogReader(transaction, self._tables).rows(table)
+
+    def _oldest_ms(self) -> int:
+        return round((self._clock() - self._settings.receipts_s) * 1e3)
+
+    def _write(self, apply: Callable[[_CatalogWriter], T], receipt: Receipt | None) -> T:
+        with self._writing, translated(self.data), self._environment.begin(write=True) as transaction:
+            writer = _CatalogWriter(transaction, self._tables)
+            if receipt is None:
+                return apply(writer)
+            if (answer := find_receipt(writer, receipt, self._oldest_ms())) is not None:
+                raise AnsweredBefore(answer)
+            result = apply(writer)
+            record = ReceiptRecord(receipt.body_sha256, round(self._clock() * 1e3), receipt.encode(result))
+            writer.put_receipt(receipt.key, record, self._oldest_ms())
+            return result
+
+    def _remove_leftovers(self) -> None:
+        known = {name for _, name in self._rows("galleries")}
+        root = self.data / "galleries"
+        root.mkdir(exist_ok=True)
+        for folder in root.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder)
+        for name, _ in self._rows("deleting"):
+            self._write(lambda writer, name=name: writer.delete("deleting", name), None)  # type: ignore[misc]
+
+
+def _check_format(writer: _CatalogWriter) -> None:
+    found = dict(writer.rows("meta")).get("format")
+    if found is None:
+        writer.put("meta", "format", str(FORMAT_VERSION))
+    elif int(found) > FORMAT_VERSION:
+        raise NewerFormatError(f"the data folder has format {found}, this version reads up to {FORMAT_VERSION}")
+
+
+def _lock_folder(data: Path) -> int:
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        refuse_network_file_system(data)
+        descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise from_os_error(error, data) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(descriptor, 20).decode() or "unknown"
+        os.close(descriptor)
+        raise DataFolderError(f"{data} is in use by another process (pid {owner})") from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor

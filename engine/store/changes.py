@@ -1,0 +1,334 @@
+"""What a write changes: enroll, update, remove, as functions of an open transaction.
+
+Each function makes one sequence, or none where nothing changes. Knows nothing of threads, files or search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import EngineError, IdentityNotFoundError, TemplateLimitError, TemplateNotFoundError
+from engine.store.records import IdentityRecord, Journal, State, TemplateRecord
+from engine.store.tables import Reader, Writer
+from engine.types import Enrollment, EnrollResult, GallerySettings, Identity, RemoveResult, StoredTemplate, Template, Vector
+
+NO_EXPIRY = 0
+
+
+@dataclass
+class _Change:
+    """One sequence in the making."""
+
+    writer: Writer
+    now_ms: int
+    state: State
+    added: list[int] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    is_erase: bool = False
+
+    @property
+    def sequence(self) -> int:
+        return self.state.sequence + 1
+
+    def add_template(self, identity_number: int, template: Template) -> int:
+        self.state.template_id_last += 1
+        self.state.num_templates += 1
+        template_id = self.state.template_id_last
+        record = TemplateRecord(
+            identity_number, self.now_ms, template.quality, template.source, template.vector
+        )
+        self.writer.put_template(template_id, record)
+        self.added.append(template_id)
+        return template_id
+
+    def remove_template(self, template_id: int) -> None:
+        self.writer.delete_template(template_id)
+        self.state.num_templates -= 1
+        self.removed.append(template_id)
+
+    def remove_identity(self, identity_id: str, record: IdentityRecord) -> None:
+        for template_id in record.template_ids:
+            self.remove_template(template_id)
+        self.writer.delete_identity(identity_id, record)
+        self.state.num_identities -= 1
+
+    def finish(self) -> int:
+        """Write journal and counters; returns the new sequence."""
+        self.state.sequence += 1
+        self.state.is_erase_pending |= self.is_erase
+        self.writer.put_journal(self.state.sequence, Journal(self.added, self.removed))
+        self.writer.put_state(self.state)
+        return self.state.sequence
+
+
+def live_identity(reader: Reader, identity_id: str, now_ms: int) -> IdentityRecord | None:
+    """The identity's record; None where it is not enrolled or its time is over."""
+    record = reader.identity(identity_id)
+    if record is None or 0 < record.expire_ms <= now_ms:
+        return None
+    return record
+
+
+def need_identity(reader: Reader, identity_id: str, now_ms: int) -> IdentityRecord:
+    """As `live_identity`. Raises IdentityNotFoundError."""
+    record = live_identity(reader, identity_id, now_ms)
+    if record is None:
+        raise IdentityNotFoundError(f"identity {identity_id[:80]!r} is not enrolled")
+    return record
+
+
+def describe(
+    reader: Reader, identity_id: str, record: IdentityRecord
+) -> tuple[Identity, tuple[StoredTemplate, ...]]:
+    """An identity and its templates as plain values."""
+    templates = []
+    for template_id in record.template_ids:
+        stored = reader.template(template_id)
+        if stored is not None:
+            create_time = stored.create_ms / 1e3
+            templates.append(
+                StoredTemplate(template_id, stored.vector, stored.quality, stored.source, create_time)
+            )
+    expire_time = record.expire_ms / 1e3 if record.expire_ms else None
+    identity = Identity(
+        identity_id, record.attributes, tuple(record.template_ids), record.create_ms / 1e3, expire_time
+    )
+    return identity, tuple(templates)
+
+
+def enroll(
+    writer: Writer, enrollments: Sequence[Enrollment], now_ms: int, templates_max: int
+) -> list[EnrollResult | EngineError]:
+    """Enroll identities, each with its own outcome, in one sequence.
+
+    Of an item: TemplateLimitError.
+    """
+    change = _Change(writer, now_ms, writer.state())
+    changes_before = writer.num_changes
+    outcomes: list[EnrollResult | EngineError] = []
+    for enrollment in enrollments:
+        try:
+            outcomes.append(_enroll_one(change, enrollment, templates_max))
+        except EngineError as error:
+            outcomes.append(error)
+    if writer.num_changes == changes_before:
+        # Nothing but errors and repetitions: the answers name the sequence that already shows it all.
+        return [_at(outcome, change.state.sequence) for outcome in outcomes]
+    change.finish()
+    return outcomes
+
+
+def _at(outcome: EnrollResult | EngineError, sequence: int) -> EnrollResult | EngineError:
+    return dataclasses.replace(outcome, sequence=sequence) if isinstance(outcome, EnrollResult) else outcome
+
+
+@dataclass
+class _Plan:
+    """What enrolling one identity will change, decided before anything is."""
+
+    given: list[int | Template] = field(default_factory=list)
+    """For each template given: the id of its twin, or itself."""
+    kept: list[int] = field(default_factory=list)
+    evicted: list[int | Template] = field(default_factory=list)
+
+
+def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> EnrollResult:
+    writer = change.writer
+    stored = writer.identity(enrollment.identity_id)
+    expired = stored if stored and 0 < stored.expire_ms <= change.now_ms else None
+    record = None if expired else stored
+    plan = _plan(writer, record, enrollment, templates_max)
+    if expired:
+        change.remove_identity(enrollment.identity_id, expired)
+    if record is None:
+        change.state.identity_number_last += 1
+        change.state.num_identities += 1
+        base = IdentityRecord(change.state.identity_number_last, change.now_ms, NO_EXPIRY, [], {})
+    else:
+        base = record
+    added: dict[int, int] = {}
+    for template in plan.given:
+        if isinstance(template, Template) and not _holds(plan.evicted, template) and id(template) not in added:
+            added[id(template)] = change.add_template(base.number, template)
+    dropped = [template_id for template_id in base.template_ids if template_id not in plan.kept]
+    for template_id in dropped:
+        change.remove_template(template_id)
+    _put_merged(change, enrollment, record, base, plan.kept + list(added.values()))
+    ids = tuple(item if isinstance(item, int) else added.get(id(item), 0) for item in plan.given)
+    num_twins = len(plan.given) - sum(isinstance(item, Template) for item in _distinct(plan.given))
+    return EnrollResult(
+        change.sequence, enrollment.identity_id, ids, len(added), num_twins, len(plan.evicted), record is None
+    )
+
+
+def _put_merged(
+    change: _Change,
+    enrollment: Enrollment,
+    record: IdentityRecord | None,
+    base: IdentityRecord,
+    template_ids: list[int],
+) -> None:
+    attributes = dict(enrollment.attributes)
+    expire_ms = to_ms(enrollment.expire_time)
+    if not enrollment.replace:
+        attributes = {**base.attributes, **attributes}
+        expire_ms = expire_ms or base.expire_ms
+    merged = IdentityRecord(base.number, base.create_ms, expire_ms, template_ids, attributes)
+    if merged != record:
+        change.writer.put_identity(enrollment.identity_id, merged, record)
+
+
+def _plan(
+    reader: Reader, record: IdentityRecord | None, enrollment: Enrollment, templates_max: int
+) -> _Plan:
+    existing: dict[int, TemplateRecord] = {}
+    for template_id in record.template_ids if record else ():
+        stored = reader.template(template_id)
+        if stored is not None:
+            existing[template_id] = stored
+    twins: dict[bytes, int | Template] = {
+        stored.vector.tobytes(): template_id for template_id, stored in existing.items()
+    }
+    plan = _Plan()
+    for template in enrollment.templates:
+        plan.given.append(twins.setdefault(template.vector.tobytes(), template))
+    if enrollment.replace:
+        plan.kept = [template_id for template_id in existing if template_id in plan.given]
+    else:
+        plan.kept = list(existing)
+    new = [item for item in _distinct(plan.given) if isinstance(item, Template)]
+    num_over = len(plan.kept) + len(new) - templates_max
+    if num_over > 0:
+        if not enrollment.evict_lowest_quality:
+            raise TemplateLimitError(
+                f"identity {enrollment.identity_id[:80]!r} would have {len(plan.kept) + len(new)} templates, "
+                f"the gallery allows {templates_max}"
+            )
+        # Of equal quality the oldest goes first: sorting is stable, and old ones come first.
+        ranked: list[tuple[float, int | Template]] = [(existing[kept].quality, kept) for kept in plan.kept]
+        ranked += [(template.quality, template) for template in new]
+        ranked.sort(key=lambda pair: pair[0])
+        plan.evicted = [item for _, item in ranked[:num_over]]
+        plan.kept = [kept for kept in plan.kept if not _holds(plan.evicted, kept)]
+    return plan
+
+
+def _holds(items: Sequence[int | Template], wanted: int | Template) -> bool:
+    # By identity: comparing templates by value would compare arrays.
+    return any(item is wanted or (isinstance(item, int) and item == wanted) for item in items)
+
+
+def _distinct(items: Sequence[int | Template]) -> list[int | Template]:
+    seen: dict[int, int | Template] = {}
+    for position, item in enumerate(items):
+        seen.setdefault(id(item) if isinstance(item, Template) else -position - 1, item)
+    return list(seen.values())
+
+
+def update(
+    writer: Writer,
+    identity_id: str,
+    now_ms: int,
+    *,
+    attributes: dict[str, str],
+    expire_ms: int,
+) -> int:
+    """Set an identity's attributes and expiry; returns the sequence. Raises IdentityNotFoundError."""
+    record = need_identity(writer, identity_id, now_ms)
+    changed = IdentityRecord(record.number, record.create_ms, expire_ms, record.template_ids, attributes)
+    change = _Change(writer, now_ms, writer.state())
+    if changed == record:
+        return change.state.sequence
+    writer.put_identity(identity_id, changed, record)
+    return change.finish()
+
+
+def update_settings(writer: Writer, settings: GallerySettings) -> int:
+    """Change a gallery's settings; returns the sequence."""
+    writer.put_settings(settings)
+    return _Change(writer, 0, writer.state()).finish()
+
+
+def remove_identities(
+    writer: Writer, identity_ids: Sequence[str], now_ms: int, *, erase: bool
+) -> tuple[RemoveResult, list[str], list[Vector]]:
+    """Forget identities; returns what was removed, which ids were not enrolled, and the vectors removed.
+
+    `erase` notes in the same transaction that an erasure must follow.
+    """
+    change = _Change(writer, now_ms, writer.state(), is_erase=erase)
+    missing: list[str] = []
+    vectors: list[Vector] = []
+    num_removed = 0
+    for identity_id in dict.fromkeys(identity_ids):
+        record = live_identity(writer, identity_id, now_ms)
+        if record is None:
+            missing.append(identity_id)
+            continue
+        _, templates = describe(writer, identity_id, record)
+        vectors.extend(template.vector for template in templates)
+        change.remove_identity(identity_id, record)
+        num_removed += 1
+    sequence = change.finish() if num_removed else change.state.sequence
+    return RemoveResult(sequence, num_removed, len(change.removed), is_erased=erase), missing, vectors
+
+
+def remove_template(
+    writer: Writer, identity_id: str, template_id: int, now_ms: int, *, erase: bool
+) -> tuple[RemoveResult, list[Vector]]:
+    """Forget one template; returns what was removed, and its vector.
+
+    Raises IdentityNotFoundError, TemplateNotFoundError.
+    """
+    record = need_identity(writer, identity_id, now_ms)
+    stored = writer.template(template_id)
+    if template_id not in record.template_ids or stored is None:
+        raise TemplateNotFoundError(f"identity {identity_id[:80]!r} has no template {template_id}")
+    change = _Change(writer, now_ms, writer.state(), is_erase=erase)
+    change.remove_template(template_id)
+    rest = [other for other in record.template_ids if other != template_id]
+    changed = IdentityRecord(record.number, record.create_ms, record.expire_ms, rest, record.attributes)
+    writer.put_identity(identity_id, changed, record)
+    sequence = change.finish()
+    return RemoveResult(sequence, 0, 1, is_erased=erase), [stored.vector]
+
+
+def remove_expired(writer: Writer, now_ms: int, limit: int) -> int:
+    """Forget at most `limit` identities whose time is over; returns how many."""
+    change = _Change(writer, now_ms, writer.state())
+    num_removed = 0
+    for identity_number in writer.expired(now_ms, limit):
+        identity_id = writer.identity_id(identity_number)
+        record = writer.identity(identity_id) if identity_id else None
+        if identity_id and record:
+            change.remove_identity(identity_id, record)
+            num_removed += 1
+    if num_removed:
+        change.finish()
+    return num_removed
+
+
+def make_current(writer: Writer, generation: int, sequence: int) -> bool:
+    """Make a built generation current and trim the journal that it covers; False where a newer one is."""
+    state = writer.state()
+    if sequence < state.generation_sequence or generation <= state.generation:
+        return False
+    state.generation, state.generation_sequence = generation, sequence
+    writer.trim_journal(sequence)
+    writer.put_state(state)
+    return True
+
+
+def next_generation(writer: Writer) -> int:
+    """A number for a new generation, never given before."""
+    state = writer.state()
+    state.generation_last += 1
+    writer.put_state(state)
+    return state.generation_last
+
+
+def to_ms(time_s: float | None) -> int:
+    """Unix seconds to the milliseconds of records; None is NO_EXPIRY."""
+    return NO_EXPIRY if time_s is None else round(time_s * 1e3)

@@ -1,0 +1,116 @@
+"""One LMDB environment: opened with checks, errors in the engine's words. Knows nothing of records."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from engine.config import Settings
+from engine.errors import CorruptDataError, DataFolderError, EngineError, NewerFormatError, StorageFullError
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"}
+)
+"""LMDB's locks and mmap do not hold on these."""
+READERS_MAX = 1024
+"""Read transactions open at once in all processes."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class StoreSettings(Settings, frozen=True):
+    """How stores are opened and written."""
+
+    map_size_bytes_max: int = 256 << 30
+    """Address space of one gallery's store, and so its largest size on disk. Costs no memory or disk until
+    used; a store that reaches it refuses writes with STORAGE_FULL."""
+    commit_records_max: int = 256
+    """Records gathered into one commit."""
+    commit_ms_max: float = 5.0
+    """Time spent gathering and applying one commit before it is synced, milliseconds."""
+    queue_writes_max: int = 1024
+    """Writes waiting for one store; one more is refused with OVERLOADED."""
+    receipts_s: float = 24 * 3600.0
+    """How long the answer to a write is kept for its retries, seconds."""
+
+
+def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb.Environment:
+    """Open or make the environment in `folder`, synced on every commit.
+
+    Raises DataFolderError where the folder cannot be used, CorruptDataError where the file is damaged.
+    """
+    with translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = lmdb.Environment(
+            str(folder), map_size=map_size_bytes, max_dbs=num_tables, max_readers=READERS_MAX, readahead=False
+        )
+        environment.reader_check()
+        sync_folder(folder)
+        sync_folder(folder.parent)
+    return environment
+
+
+@contextlib.contextmanager
+def translated(folder: Path) -> Iterator[None]:
+    """Turn LMDB's and the file system's errors into the engine's."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise _translate(error, folder) from error
+    except OSError as error:
+        raise from_os_error(error, folder) from error
+
+
+def _translate(error: lmdb.Error, folder: Path) -> EngineError:
+    code = getattr(error, "code", 0)
+    if isinstance(error, lmdb.MapFullError):
+        return StorageFullError(f"the store in {folder} has reached its largest size")
+    if code in _FULL or isinstance(error, lmdb.DiskError):
+        return StorageFullError(f"no space left for the store in {folder}")
+    if isinstance(error, lmdb.VersionMismatchError):
+        return NewerFormatError(f"the store in {folder} was written by another version of LMDB: {error}")
+    damaged = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
+    if isinstance(error, damaged):
+        return CorruptDataError(f"the store in {folder} is damaged: {error}")
+    return DataFolderError(f"the store in {folder} cannot be used: {error}")
+
+
+def from_os_error(error: OSError, folder: Path) -> EngineError:
+    """Name the folder and what the operating system said."""
+    if error.errno in _FULL:
+        return StorageFullError(f"no space left under {folder}")
+    return DataFolderError(f"{folder} cannot be used: {error.strerror or error}")
+
+
+def refuse_network_file_system(folder: Path, mounts: str | None = None) -> None:
+    """Raise DataFolderError where `folder` lies on a file system on which LMDB is not safe.
+
+    `mounts` is the text of /proc/mounts, read where it is not given; without one nothing is refused.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/mounts").read_text()
+        except OSError:
+            return
+    resolved = str(folder.resolve())
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        _, point, type_, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if (resolved == point or resolved.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, type_
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise DataFolderError(f"{folder} is on a network file system ({kind}), where a store is not safe")
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync a folder's own entries, so that a file made in it is still there after power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""Binary forms of what the store keeps, each with a checksum. Knows nothing of LMDB.
+
+Format 1. All integers little-endian, but keys, which are big-endian so that LMDB keeps them in order.
+Records of identities and templates stay under 2,000 bytes: beyond that LMDB spills whole pages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from engine.errors import CorruptDataError, NewerFormatError
+from engine.types import Vector
+
+FORMAT_VERSION = 1
+
+_CRC = struct.Struct("<I")
+_KEY = struct.Struct(">Q")
+_TEMPLATE = struct.Struct("<QqfHH")  # identity number, create ms, quality, dimension, bytes of source
+_STATE = struct.Struct("<IIQQQQQQQQQ?")
+
+T = TypeVar("T")
+
+
+class Journal(msgspec.Struct, frozen=True, array_like=True):
+    """What one write changed: template ids added and removed. Holds no vectors."""
+
+    added: list[int]
+    removed: list[int]
+
+
+class IdentityRecord(msgspec.Struct, frozen=True, array_like=True):
+    """An identity as stored under its id."""
+
+    number: int
+    """Unique in the store, never reused; what index rows point to."""
+    create_ms: int
+    expire_ms: int
+    """0: never."""
+    template_ids: list[int]
+    attributes: dict[str, str]
+
+
+class ReceiptRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to one write, kept for its retries."""
+
+    body_sha256: bytes
+    create_ms: int
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRecord:
+    """A template as stored under its id."""
+
+    identity_number: int
+    create_ms: int
+    quality: float
+    source: str
+    vector: Vector
+
+
+@dataclass(slots=True)
+class State:
+    """Counters of one store: one small record, read before every search."""
+
+    dimension: int
+    sequence: int = 0
+    generation: int = 0
+    """Number of the current generation of the index; 0: none."""
+    generation_sequence: int = 0
+    """The sequence that it covers; journal rows up to it are trimmed."""
+    generation_last: int = 0
+    """Highest number ever given to a generation: numbers are never reused."""
+    template_id_last: int = 0
+    identity_number_last: int = 0
+    num_identities: int = 0
+    num_templates: int = 0
+    retired_by: int = 0
+    """Epoch that replaced this store; 0: it is the current one."""
+    is_erase_pending: bool = False
+    """Removed vectors were promised to be erased from every file, and may not be yet."""
+
+
+def key(number: int) -> bytes:
+    """Key of a numbered row."""
+    return _KEY.pack(number)
+
+
+def number(key_bytes: bytes) -> int:
+    """Number of a row's key."""
+    return int(_KEY.unpack(key_bytes)[0])
+
+
+def pack_state(state: State) -> bytes:
+    """State to bytes."""
+    return _seal(_STATE.pack(FORMAT_VERSION, *dataclasses.astuple(state)))
+
+
+def unpack_state(data: bytes) -> State:
+    """Bytes to state. Raises NewerFormatError, CorruptDataError."""
+    if len(data) >= 8 and struct.unpack_from("<I", data, 4)[0] > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"the store has format {struct.unpack_from('<I', data, 4)[0]}, this version reads up to {FORMAT_VERSION}"
+        )
+    body = _open(data, "state")
+    return State(*_STATE.unpack(body)[1:])
+
+
+def pack_template(record: TemplateRecord) -> bytes:
+    """Template to bytes: header, vector, source."""
+    source = record.source.encode()
+    head = _TEMPLATE.pack(
+        record.identity_number, record.create_ms, record.quality, len(record.vector), len(source)
+    )
+    return _seal(head + record.vector.astype("<f4", copy=False).tobytes() + source)
+
+
+def unpack_template(data: bytes) -> TemplateRecord:
+    """Bytes to template. Raises CorruptDataError."""
+    body = _open(data, "template")
+    identity_number, create_ms, quality, dimension, source_bytes = _TEMPLATE.unpack_from(body)
+    end = _TEMPLATE.size + 4 * dimension
+    if len(body) != end + source_bytes:
+        raise CorruptDataError("a template record has the wrong length")
+    vector = np.frombuffer(body, "<f4", dimension, _TEMPLATE.size)
+    return TemplateRecord(identity_number, create_ms, quality, bytes(body[end:]).decode(), vector)
+
+
+def pack(record: msgspec.Struct) -> bytes:
+    """Journal, identity or receipt to bytes."""
+    return _seal(msgspec.msgpack.encode(record))
+
+
+def unpack(data: bytes, kind: type[T]) -> T:
+    """Bytes to journal, identity or receipt. Raises CorruptDataError."""
+    try:
+        return msgspec.msgpack.decode(_open(data, kind.__name__), type=kind)
+    except msgspec.MsgspecError as error:
+        raise CorruptDataError(f"a {kind.__name__} does not decode: {error}") from error
+
+
+def _seal(body: bytes) -> bytes:
+    return _CRC.pack(zlib.crc32(body)) + body
+
+
+def _open(data: bytes, what: str) -> memoryview:
+    body = memoryview(data)[_CRC.size :]
+    if len(data) < _CRC.size or _CRC.unpack_from(data)[0] != zlib.crc32(body):
+        raise CorruptDataError(f"the checksum of a {what} record does not hold")
+    return body

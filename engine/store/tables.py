@@ -1,0 +1,204 @@
+"""Rows of one gallery's store inside a transaction: typed gets and puts. Knows nothing of threads.
+
+::
+
+    meta        "state", "contract", "settings", "created"
+    identities  identity_id -> IdentityRecord
+    numbers     identity number -> identity_id
+    templates   template id -> TemplateRecord
+    journal     sequence -> Journal
+    receipts    key -> ReceiptRecord
+    ages        (create ms, receipt key) -> nothing
+    expiries    (expire ms, identity number) -> nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import lmdb
+import msgspec
+
+from engine.errors import CorruptDataError
+from engine.store import records
+from engine.store.records import IdentityRecord, Journal, ReceiptRecord, State, TemplateRecord
+from engine.types import EmbeddingContract, GallerySettings
+
+TABLES = ("meta", "identities", "numbers", "templates", "journal", "receipts", "ages", "expiries")
+Tables = dict[str, Any]
+T = TypeVar("T")
+
+
+def open_tables(environment: lmdb.Environment) -> Tables:
+    """Open or make the tables."""
+    return {name: environment.open_db(name.encode()) for name in TABLES}
+
+
+class Reader:
+    """A consistent view of one store, inside an open LMDB transaction."""
+
+    def __init__(self, transaction: lmdb.Transaction[bytes], tables: Tables):
+        self._transaction = transaction
+        self._tables = tables
+
+    def _get(self, table: str, key: bytes) -> bytes | None:
+        return self._transaction.get(key, db=self._tables[table])
+
+    def _need(self, table: str, key: bytes) -> bytes:
+        value = self._get(table, key)
+        if value is None:
+            raise CorruptDataError(f"the store has no row {key!r} in table {table}")
+        return value
+
+    def state(self) -> State:
+        """Counters. Raises CorruptDataError, NewerFormatError."""
+        return records.unpack_state(self._need("meta", b"state"))
+
+    def contract(self) -> EmbeddingContract:
+        """The embedding contract that the gallery is bound to."""
+        return msgspec.json.decode(self._need("meta", b"contract"), type=EmbeddingContract)
+
+    def settings(self) -> GallerySettings:
+        """The gallery's settings."""
+        return msgspec.json.decode(self._need("meta", b"settings"), type=GallerySettings)
+
+    def create_time(self) -> float:
+        """Unix time, seconds."""
+        return records.number(self._need("meta", b"created")) / 1e3
+
+    def identity(self, identity_id: str) -> IdentityRecord | None:
+        """One identity, or None."""
+        data = self._get("identities", identity_id.encode())
+        return None if data is None else records.unpack(data, IdentityRecord)
+
+    def identity_id(self, identity_number: int) -> str | None:
+        """Id of an identity, or None where it was removed."""
+        data = self._get("numbers", records.key(identity_number))
+        return None if data is None else data.decode()
+
+    def template(self, template_id: int) -> TemplateRecord | None:
+        """One template, or None where it was removed."""
+        data = self._get("templates", records.key(template_id))
+        return None if data is None else records.unpack_template(data)
+
+    def templates(self) -> Iterator[tuple[int, TemplateRecord]]:
+        """All templates in order of their ids."""
+        with self._transaction.cursor(self._tables["templates"]) as cursor:
+            for key, value in cursor:
+                yield records.number(key), records.unpack_template(value)
+
+    def identities(self, after: str) -> Iterator[tuple[str, IdentityRecord]]:
+        """Identities with ids greater than `after`, in order of the bytes of their ids."""
+        start = after.encode()
+        with self._transaction.cursor(self._tables["identities"]) as cursor:
+            is_there = cursor.set_range(start) if start else cursor.first()
+            if is_there and start and cursor.key() == start:
+                is_there = cursor.next()
+            while is_there:
+                yield cursor.key().decode(), records.unpack(cursor.value(), IdentityRecord)
+                is_there = cursor.next()
+
+    def journal(self, first: int, last: int) -> Iterator[Journal]:
+        """Journal rows of sequences first..last. Raises CorruptDataError where one is missing."""
+        for sequence in range(first, last + 1):
+            yield records.unpack(self._need("journal", records.key(sequence)), Journal)
+
+    def receipt(self, key: bytes) -> ReceiptRecord | None:
+        """The receipt under this key, or None."""
+        data = self._get("receipts", key)
+        return None if data is None else records.unpack(data, ReceiptRecord)
+
+    def expired(self, now_ms: int, limit: int) -> list[int]:
+        """Numbers of at most `limit` identities whose time is over."""
+        found: list[int] = []
+        with self._transaction.cursor(self._tables["expiries"]) as cursor:
+            for key, _ in cursor:
+                if len(found) == limit or records.number(key[:8]) > now_ms:
+                    break
+                found.append(records.number(key[8:]))
+        return found
+
+
+class Writer(Reader):
+    """A view that can be changed; all or nothing of it is committed."""
+
+    def __init__(self, transaction: lmdb.Transaction[bytes], tables: Tables):
+        super().__init__(transaction, tables)
+        self.num_changes = 0
+
+    def _put(self, table: str, key: bytes, value: bytes, *, append: bool = False) -> None:
+        self.num_changes += 1
+        self._transaction.put(key, value, append=append, db=self._tables[table])
+
+    def _delete(self, table: str, key: bytes) -> None:
+        self.num_changes += 1
+        self._transaction.delete(key, db=self._tables[table])
+
+    def put_state(self, state: State) -> None:
+        """Write the counters."""
+        self._put("meta", b"state", records.pack_state(state))
+
+    def put_contract(self, contract: EmbeddingContract) -> None:
+        """Bind the gallery to a contract; once, at its creation."""
+        self._put("meta", b"contract", msgspec.json.encode(contract))
+
+    def put_settings(self, settings: GallerySettings) -> None:
+        """Write the gallery's settings."""
+        self._put("meta", b"settings", msgspec.json.encode(settings))
+
+    def put_create_time(self, create_ms: int) -> None:
+        """Write when the gallery was made."""
+        self._put("meta", b"created", records.key(create_ms))
+
+    def put_identity(self, identity_id: str, record: IdentityRecord, previous: IdentityRecord | None) -> None:
+        """Write an identity over `previous`, None if it is new."""
+        if previous is None:
+            self._put("numbers", records.key(record.number), identity_id.encode(), append=True)
+        if previous is not None and previous.expire_ms and previous.expire_ms != record.expire_ms:
+            self._delete("expiries", _expiry(previous))
+        if record.expire_ms and (previous is None or previous.expire_ms != record.expire_ms):
+            self._put("expiries", _expiry(record), b"")
+        self._put("identities", identity_id.encode(), records.pack(record))
+
+    def delete_identity(self, identity_id: str, record: IdentityRecord) -> None:
+        """Forget an identity; its templates are the caller's to delete."""
+        self._delete("identities", identity_id.encode())
+        self._delete("numbers", records.key(record.number))
+        if record.expire_ms:
+            self._delete("expiries", _expiry(record))
+
+    def put_template(self, template_id: int, record: TemplateRecord) -> None:
+        """Write a new template; ids only ever grow, so it is appended."""
+        self._put("templates", records.key(template_id), records.pack_template(record), append=True)
+
+    def delete_template(self, template_id: int) -> None:
+        """Forget a template."""
+        self._delete("templates", records.key(template_id))
+
+    def put_journal(self, sequence: int, row: Journal) -> None:
+        """Write what a sequence changed."""
+        self._put("journal", records.key(sequence), records.pack(row), append=True)
+
+    def trim_journal(self, last: int) -> None:
+        """Forget the rows of sequences up to `last`."""
+        with self._transaction.cursor(self._tables["journal"]) as cursor:
+            cursor.first()
+            while (key := cursor.key()) and records.number(key) <= last:
+                cursor.delete()
+        self.num_changes += 1
+
+    def put_receipt(self, key: bytes, record: ReceiptRecord, oldest_ms: int, trim_max: int = 64) -> None:
+        """Keep an answer for its retries, and forget some that are older than `oldest_ms`."""
+        with self._transaction.cursor(self._tables["ages"]) as cursor:
+            cursor.first()
+            while trim_max > 0 and (age := cursor.key()) and records.number(age[:8]) < oldest_ms:
+                self._delete("receipts", age[8:])
+                cursor.delete()
+                trim_max -= 1
+        self._put("receipts", key, records.pack(record))
+        self._put("ages", records.key(record.create_ms) + key, b"")
+
+
+def _expiry(record: IdentityRecord) -> bytes:
+    return records.key(record.expire_ms) + records.key(record.number)

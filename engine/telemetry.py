@@ -1,0 +1,263 @@
+"""One log line per request, counts for Prometheus, and what must never be in either.
+
+Knows nothing of rpcs' contents: a line is made only of the fields of `RequestRecord`, so no vector, picture,
+identity name or attribute can reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from engine.errors import SettingsError
+from engine.types import GalleryInfo
+
+LOGGER = logging.getLogger("identiface")
+REQUEST_EVENT = "rpc"
+"""What the line of a request calls itself."""
+REQUEST_ID_CHARACTERS_MAX = 64
+"""Of a request id in a log line; the rest is cut."""
+LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+_GALLERY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class RequestRecord:
+    """What the log line of one rpc says; services add to it while they work. Used by one thread at a time."""
+
+    __slots__ = (
+        "code",
+        "gallery",
+        "num_items",
+        "num_messages",
+        "peer",
+        "reason",
+        "request_id",
+        "request_size_bytes",
+        "response_size_bytes",
+        "rpc",
+        "stages_ms",
+        "start_s",
+    )
+
+    def __init__(self, rpc: str, peer: str):
+        self.rpc = rpc
+        """Service and method, e.g. ``IdentificationService/Identify``."""
+        self.peer = peer
+        self.start_s = time.perf_counter()
+        self.code = "OK"
+        self.reason = ""
+        """Of the error, for programs; never its message, which may name an identity."""
+        self.gallery = ""
+        self.request_id = ""
+        self.num_messages = 0
+        """Requests of a stream."""
+        self.num_items = 0
+        """Identities, probes or pictures of all messages."""
+        self.request_size_bytes = 0
+        self.response_size_bytes = 0
+        self.stages_ms: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the stage of that name."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed_ms = (time.perf_counter() - start_s) * 1e3
+            self.stages_ms[name] = self.stages_ms.get(name, 0.0) + elapsed_ms
+
+    def name_gallery(self, gallery_id: str) -> None:
+        """Note the gallery asked for; what cannot be the name of one is left out."""
+        if _GALLERY_ID.fullmatch(gallery_id):
+            self.gallery = gallery_id
+
+    def latency_s(self) -> float:
+        """Seconds since the rpc began."""
+        return time.perf_counter() - self.start_s
+
+    def fields(self) -> dict[str, Any]:
+        """Return what is known, in the order in which a line shows it."""
+        known: dict[str, Any] = {
+            "rpc": self.rpc,
+            "code": self.code,
+            "reason": self.reason,
+            "latency_ms": round(self.latency_s() * 1e3, 3),
+            "stages_ms": {name: round(value, 3) for name, value in self.stages_ms.items()},
+            "gallery": self.gallery,
+            "request_id": self.request_id[:REQUEST_ID_CHARACTERS_MAX],
+            "num_messages": self.num_messages,
+            "num_items": self.num_items,
+            "request_size_bytes": self.request_size_bytes,
+            "response_size_bytes": self.response_size_bytes,
+            "peer": self.peer,
+        }
+        return {name: value for name, value in known.items() if value or name == "latency_ms"}
+
+
+class Telemetry:
+    """Counts and logs requests; one for each server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "identiface_requests", "Rpcs answered, by code.", ("rpc", "code"), registry=self.registry
+        )
+        self._latency = Histogram(
+            "identiface_request_latency_seconds",
+            "From the start of the handler to its end; a stream's whole life.",
+            ("rpc",),
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._in_flight = Gauge(
+            "identiface_requests_in_flight", "Rpcs being worked on.", registry=self.registry
+        )
+        self._streams_open = Gauge("identiface_streams_open", "Streams now open.", registry=self.registry)
+        self._device = Info(
+            "identiface_device", "Where pictures are embedded, and by what.", registry=self.registry
+        )
+
+    def begin(self, rpc: str, peer: str, *, is_stream: bool) -> RequestRecord:
+        """Start the record of one rpc; give it to `end` when the rpc is over."""
+        self._in_flight.inc()
+        if is_stream:
+            self._streams_open.inc()
+        return RequestRecord(rpc, peer)
+
+    def end(self, record: RequestRecord, *, is_stream: bool) -> None:
+        """Count the rpc and write its line."""
+        self._in_flight.dec()
+        if is_stream:
+            self._streams_open.dec()
+        self._requests.labels(record.rpc, record.code).inc()
+        self._latency.labels(record.rpc).observe(record.latency_s())
+        LOGGER.info(REQUEST_EVENT, extra={"fields": record.fields()})
+
+    def set_device(self, device: str, model: str) -> None:
+        """Publish the device really used and the network's name."""
+        self._device.info({"device": device, "model": model})
+
+    def watch_galleries(self, infos: Callable[[], Iterable[GalleryInfo]]) -> None:
+        """Publish the sizes of all galleries, asked for whenever the metrics are read."""
+        self.registry.register(_GallerySizes(infos))
+
+    def serve_metrics(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
+        """Serve the metrics over HTTP; returns the port bound and what stops it.
+
+        Raises SettingsError where the address cannot be bound.
+        """
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise SettingsError(
+                f"metrics_listen: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return int(server.server_port), stop
+
+
+class _GallerySizes(Collector):
+    def __init__(self, infos: Callable[[], Iterable[GalleryInfo]]):
+        self._infos = infos
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        identities = GaugeMetricFamily(
+            "identiface_gallery_identities", "Enrolled identities.", labels=["gallery"]
+        )
+        templates = GaugeMetricFamily(
+            "identiface_gallery_templates", "Enrolled templates.", labels=["gallery"]
+        )
+        for info in self._infos():
+            identities.add_metric([info.gallery_id], info.num_identities)
+            templates.add_metric([info.gallery_id], info.num_templates)
+        yield identities
+        yield templates
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name no metrics beforehand: registering then reads no gallery."""
+        return iter(())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record and its extra `fields`."""
+        line = {
+            "time": _utc(record.created).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1]:
+            line["traceback"] = redacted_traceback(record.exc_info[1])
+        return msgspec.json.encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """One readable line, for terminals."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record and its extra `fields`."""
+        fields = dict(getattr(record, "fields", {}))
+        stages_ms = fields.pop("stages_ms", {})
+        words = [f"{_utc(record.created).astimezone():%H:%M:%S}"]
+        if record.levelno >= logging.WARNING:
+            words.append(record.levelname)
+        if record.getMessage() != REQUEST_EVENT:
+            words.append(record.getMessage())
+        words.extend(f"{name}={_one_line(value)}" for name, value in fields.items())
+        words.extend(f"{name}={value}ms" for name, value in stages_ms.items())
+        if record.exc_info and record.exc_info[1]:
+            words.append("\n" + redacted_traceback(record.exc_info[1]).rstrip())
+        return " ".join(words)
+
+
+def configure_logging(stream: TextIO = sys.stdout) -> None:
+    """Send all logging of the process to `stream`: JSON lines, or readable ones where it is a terminal."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # A reader of stdout that went away must not make every request print a stack trace.
+    logging.raiseExceptions = False
+
+
+def redacted_traceback(error: BaseException) -> str:
+    """Write an exception's frames and classes, innermost last, without its messages: those may hold names."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "".join(
+        "".join(traceback.format_tb(each.__traceback__))
+        + f"{type(each).__module__}.{type(each).__qualname__}\n"
+        for each in reversed(chain)
+    )
+
+
+def _utc(unix_s: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(unix_s, dt.UTC)
+
+
+def _one_line(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text else ascii(text)
