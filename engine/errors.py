@@ -205,7 +205,7 @@ class DeadlineError(EngineError):
 
 
 class UnavailableError(EngineError):
-    """This server cannot answer now; another call may work."""
+    """The server cannot answer now; another call may work."""
 
     reason = "UNAVAILABLE"
     hint = "Try again shortly."

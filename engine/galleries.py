@@ -17,7 +17,8 @@ from pathlib import Path
 from engine import rules
 from engine.config import Settings
 from engine.errors import EngineError, GalleryNotFoundError
-from engine.gallery import Gallery, IndexSettings
+from engine.gallery import Gallery
+from engine.live_index import IndexSettings
 from engine.store.catalog import Catalog
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore
@@ -180,7 +181,7 @@ class Galleries:
             self.get(gallery_id)
 
     def maintain(self) -> None:
-        """One round of housekeeping over the open galleries; an error of one is logged and spares the others."""
+        """One round of housekeeping over the open galleries; an error of one is logged, the others go on."""
         with self._slots_lock:
             galleries = [slot.gallery for slot in self._slots.values()]
         for gallery in galleries:
@@ -206,7 +207,7 @@ class Galleries:
 
     def _open(self, gallery_id: str, folder: Path) -> Gallery:
         store = GalleryStore(folder, self._settings.store, clock=self._clock)
-        return Gallery(gallery_id, store, self._settings.index, clock=self._clock)
+        return Gallery(gallery_id, store, self._settings.index)
 
     def _close_beyond_limit(self) -> None:
         with self._slots_lock:

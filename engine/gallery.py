@@ -8,23 +8,19 @@ the wire.
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine import rules
-from engine.config import Settings
 from engine.decision import decide, resolve_threshold
-from engine.errors import CorruptDataError, DeadlineError, EngineError, InvalidInputError, PreconditionError
-from engine.index.build import build, remove_other_generations
-from engine.index.generation import Generation
-from engine.index.search import Row, Snapshot
+from engine.errors import DeadlineError, EngineError, InvalidInputError, PreconditionError
+from engine.index.search import Snapshot
+from engine.live_index import IndexSettings, LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
-from engine.store.records import State
 from engine.store.tables import Reader, Writer
 from engine.types import (
     K_DEFAULT,
@@ -54,15 +50,6 @@ EXPIRED_MAX = 1000
 _log = logging.getLogger(__name__)
 
 
-class IndexSettings(Settings, frozen=True):
-    """When a gallery's index is rebuilt."""
-
-    delta_rows_max: int = 50_000
-    """Templates searched in memory before a generation is built."""
-    dead_share_max: float = 0.1
-    """Share of a generation's rows removed before it is built anew."""
-
-
 class Gallery:
     """One open gallery. Thread-safe."""
 
@@ -71,23 +58,13 @@ class Gallery:
         gallery_id: str,
         store: GalleryStore,
         settings: IndexSettings,
-        *,
-        clock: Callable[[], float] = time.time,
     ):
         self.gallery_id = gallery_id
         self._store = store
-        self._index_settings = settings
-        self._clock = clock
-        self._catching_up = threading.Lock()
-        self._building = threading.Lock()
-        self._withdrawn = 0
-        """Number of a generation found damaged; it is not opened again."""
         with store.read() as reader:
-            state = reader.state()
             self.contract: EmbeddingContract = reader.contract()
             self._create_time = reader.create_time()
-            self._snapshot = self._opened(reader, state)
-        remove_other_generations(store.index_folder, keep=state.generation)
+        self._index = LiveIndex(store, self.contract, settings)
 
     def info(self) -> GalleryInfo:
         """The gallery as it is now."""
@@ -131,7 +108,9 @@ class Gallery:
         def apply(writer: Writer) -> GalleryInfo:
             old = writer.settings()
             new = GallerySettings(
-                old.templates_per_identity_max if templates_per_identity_max is None else templates_per_identity_max,
+                old.templates_per_identity_max
+                if templates_per_identity_max is None
+                else templates_per_identity_max,
                 None if clear_threshold else old.threshold if threshold is None else threshold,
             )
             rules.check_settings(new)
@@ -143,7 +122,11 @@ class Gallery:
         return self._store.write(apply, receipt=receipt)
 
     def enroll(
-        self, enrollments: Sequence[Enrollment], *, receipt: Receipt | None = None, deadline: float | None = None
+        self,
+        enrollments: Sequence[Enrollment],
+        *,
+        receipt: Receipt | None = None,
+        deadline: float | None = None,
     ) -> list[EnrollResult | EngineError]:
         """Enroll identities in one commit, each with its own outcome, in order.
 
@@ -177,7 +160,7 @@ class Gallery:
     ) -> list[tuple[Identity, tuple[StoredTemplate, ...]]]:
         """At most `limit` identities with ids after `after`, in order of the bytes of their ids."""
         now_ms = self._store.now_ms()
-        listed = []
+        listed: list[tuple[Identity, tuple[StoredTemplate, ...]]] = []
         with self._store.read() as reader:
             for identity_id, record in reader.identities(after):
                 if 0 < record.expire_ms <= now_ms:
@@ -220,7 +203,9 @@ class Gallery:
                 attributes=merged,
                 expire_ms=changes.NO_EXPIRY if clear_expire_time else expire_ms,
             )
-            identity, templates = changes.describe(writer, identity_id, changes.need_identity(writer, identity_id, now_ms))
+            identity, templates = changes.describe(
+                writer, identity_id, changes.need_identity(writer, identity_id, now_ms)
+            )
             return sequence, identity, templates
 
         return self._store.write(apply, receipt=receipt, deadline=deadline)
@@ -281,7 +266,7 @@ class Gallery:
         return answer
 
     def erase(self, removed: Sequence[Vector] = ()) -> None:
-        """Where an erasure was promised and not yet done, write store and index anew without what was removed.
+        """Where an erasure was promised and not yet done, write store and index anew.
 
         `removed` are vectors that the new files are searched for.
         """
@@ -290,11 +275,16 @@ class Gallery:
         if not state.is_erase_pending:
             return
         if state.generation:
-            self.build(lambda _done, _total: None)
+            self._index.build(report_nothing)
         self._store.erase(removed)
 
     def identify(
-        self, probes: Vectors, k: int = K_DEFAULT, *, threshold: float | None = None, deadline: float | None = None
+        self,
+        probes: Vectors,
+        k: int = K_DEFAULT,
+        *,
+        threshold: float | None = None,
+        deadline: float | None = None,
     ) -> list[Identification]:
         """Search for every probe float32[n, d] of unit length; one answer each, in order.
 
@@ -304,7 +294,7 @@ class Gallery:
         rules.check_k(k)
         rules.check_threshold(threshold)
         with self._store.read() as reader:
-            snapshot = self._current(reader)
+            snapshot = self._index.current(reader)
             settings = reader.settings()
         resolved, origin = resolve_threshold(self.contract, settings, threshold)
         return [
@@ -331,7 +321,9 @@ class Gallery:
             _, templates = changes.describe(reader, identity_id, record)
             settings, sequence = reader.settings(), reader.state().sequence
         if not templates:
-            raise PreconditionError(f"identity {identity_id[:80]!r} has no templates", hint="Enroll one first.")
+            raise PreconditionError(
+                f"identity {identity_id[:80]!r} has no templates", hint="Enroll one first."
+            )
         similarities = [similarity(probe, template.vector) for template in templates]
         best = int(np.argmax(similarities))
         resolved, origin = resolve_threshold(self.contract, settings, threshold)
@@ -341,96 +333,24 @@ class Gallery:
         )
 
     def build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
-        """Build a new generation and make it current; returns its number and the sequence it covers.
-
-        Searches and writes go on meanwhile. Raises StorageFullError; the old generation then stays.
-        """
-        with self._building:
-            number = self._store.write(changes.next_generation)
-            with self._store.read() as reader:
-                state = reader.state()
-                folder = build(
-                    self._store.index_folder,
-                    number=number,
-                    sequence=state.sequence,
-                    dimension=self.contract.dimension,
-                    contract_digest=self.contract.digest,
-                    rows=_rows(reader),
-                    num_rows=state.num_templates,
-                    progress=progress,
-                )
-            self._store.write(lambda writer: changes.make_current(writer, number, state.sequence))
-            with self._store.read() as reader:
-                self._current(reader)
-            remove_other_generations(folder.parent, keep=number)
-        return number, state.sequence
+        """Build a new generation of the index; see `LiveIndex.build`."""
+        return self._index.build(progress)
 
     def maintain(self) -> None:
-        """One step of housekeeping: forget who expired, rebuild the index where it is due."""
+        """One step of housekeeping: forget who expired, rebuild the index where due, finish erasures."""
         now_ms = self._store.now_ms()
         with self._store.read() as reader:
             has_expired = bool(reader.expired(now_ms, 1))
-            snapshot = self._current(reader)
         if has_expired:
             self._store.write(lambda writer: changes.remove_expired(writer, now_ms, EXPIRED_MAX))
-        settings = self._index_settings
-        is_large = snapshot.delta.num_rows > settings.delta_rows_max
-        if is_large or snapshot.dead_share > settings.dead_share_max or self._withdrawn:
-            self.build(lambda _done, _total: None)
+        if self._index.is_build_due():
+            self._index.build(report_nothing)
         self.erase()
 
     def close(self) -> None:
-        """Finish waiting writes and close the files."""
-        with self._building:
-            self._store.close()
-
-    def _opened(self, reader: Reader, state: State) -> Snapshot:
-        """The current generation with all that the journal added since."""
-        dimension = self.contract.dimension
-        if not state.generation:
-            base = Snapshot.base(None, 0, dimension)
-        else:
-            try:
-                opened = Generation(self._store.index_folder / str(state.generation), self.contract.digest)
-                base = Snapshot.base(opened, state.generation_sequence, dimension)
-                self._withdrawn = 0
-            except CorruptDataError as error:
-                # The index is only a cache: the store still has everything, at the price of memory until the
-                # next build.
-                _log.error("generation withdrawn, searching the store's own vectors: %s", error)
-                self._withdrawn = state.generation
-                rows = list(_as_rows(_rows(reader)))
-                return Snapshot.base(None, 0, dimension).advanced(state.sequence, rows, ())
-        return self._advanced(base, reader, state)
-
-    def _current(self, reader: Reader) -> Snapshot:
-        """The snapshot at the reader's sequence, or a later one."""
-        state = reader.state()
-        snapshot = self._snapshot
-        if snapshot.sequence >= state.sequence and self._is_generation_current(snapshot, state):
-            return snapshot
-        with self._catching_up:
-            snapshot = self._snapshot
-            if snapshot.sequence < state.generation_sequence or not self._is_generation_current(snapshot, state):
-                snapshot = self._opened(reader, state)
-            elif snapshot.sequence < state.sequence:
-                snapshot = self._advanced(snapshot, reader, state)
-            self._snapshot = snapshot
-        return snapshot
-
-    def _is_generation_current(self, snapshot: Snapshot, state: State) -> bool:
-        return snapshot.generation_number >= state.generation or self._withdrawn == state.generation
-
-    def _advanced(self, snapshot: Snapshot, reader: Reader, state: State) -> Snapshot:
-        added: list[Row] = []
-        removed: list[int] = []
-        for entry in reader.journal(snapshot.sequence + 1, state.sequence):
-            for template_id in entry.added:
-                record = reader.template(template_id)
-                if record is not None:  # None: removed again by a later row of this very journal
-                    added.append(Row(template_id, record.identity_number, record.vector))
-            removed.extend(entry.removed)
-        return snapshot.advanced(state.sequence, added, removed)
+        """Finish waiting writes and a build under way, and close the files."""
+        self._index.close()
+        self._store.close()
 
     def _candidates(
         self, snapshot: Snapshot, probes: Vectors, k: int, settings: GallerySettings, deadline: float | None
@@ -448,10 +368,14 @@ class Gallery:
                 expired = set(reader.expired(self._store.now_ms(), EXPIRED_MAX))
                 answers = [
                     _best(reader, row, k, expired, is_all=num_rows >= num_all)
-                    for row in zip(found.similarities, found.template_ids, found.identity_numbers, strict=True)
+                    for row in zip(
+                        found.similarities, found.template_ids, found.identity_numbers, strict=True
+                    )
                 ]
                 num_identities = reader.state().num_identities
-            complete = [answer for answer in answers if answer is not None and len(answer) >= min(k, num_identities)]
+            complete = [
+                answer for answer in answers if answer is not None and len(answer) >= min(k, num_identities)
+            ]
             if num_rows >= num_all or len(complete) == len(answers):
                 return [answer or () for answer in answers]
             num_rows *= 2
@@ -492,16 +416,6 @@ def _best(
     # Ids decide between equal similarities by their bytes, as everywhere that identities are ordered.
     candidates.sort(key=lambda candidate: (-candidate.similarity, candidate.identity_id.encode()))
     return tuple(candidates[:k])
-
-
-def _rows(reader: Reader) -> Iterator[tuple[int, int, Vector]]:
-    for template_id, record in reader.templates():
-        yield template_id, record.identity_number, record.vector
-
-
-def _as_rows(rows: Iterator[tuple[int, int, Vector]]) -> Iterator[Row]:
-    for row in rows:
-        yield Row(*row)
 
 
 def _problem(enrollment: Enrollment) -> EngineError | None:

@@ -21,7 +21,12 @@ from engine.types import (
 )
 
 GALLERY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "a surrogate", "Zl": "a line separator", "Zp": "a paragraph separator"}
+_REFUSED_CATEGORIES = {
+    "Cc": "a control character",
+    "Cs": "a surrogate",
+    "Zl": "a line separator",
+    "Zp": "a paragraph separator",
+}
 
 
 def check_gallery_id(gallery_id: str, name: str = "gallery_id") -> None:
@@ -46,7 +51,9 @@ def check_identity_id(identity_id: str) -> None:
     if identity_id != identity_id.strip():
         raise InvalidIdError(f"{name} begins or ends with a blank")
     if not unicodedata.is_normalized("NFC", identity_id):
-        raise InvalidIdError(f"{name} is not in Unicode NFC form", hint="Normalise it to NFC before sending it.")
+        raise InvalidIdError(
+            f"{name} is not in Unicode NFC form", hint="Normalise it to NFC before sending it."
+        )
 
 
 def check_attributes(attributes: Mapping[str, str]) -> None:
@@ -64,11 +71,13 @@ def check_attributes(attributes: Mapping[str, str]) -> None:
 
 
 def check_source(source: str) -> None:
-    """Raise InvalidInputError unless the source key is at most SOURCE_BYTES_MAX bytes, no control characters."""
+    """Raise InvalidInputError for a source key over SOURCE_BYTES_MAX bytes or with control characters."""
     if problem := _text_problem(source):
         raise InvalidInputError(f"source {source[:40]!r} holds {problem}")
     if len(source.encode()) > SOURCE_BYTES_MAX:
-        raise InvalidInputError(f"source has {len(source.encode())} bytes, at most {SOURCE_BYTES_MAX} are allowed")
+        raise InvalidInputError(
+            f"source has {len(source.encode())} bytes, at most {SOURCE_BYTES_MAX} are allowed"
+        )
 
 
 def check_k(k: int) -> None:

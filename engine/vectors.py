@@ -56,15 +56,21 @@ def check_batch(
         if len(item) != size:
             errors[row] = InvalidVectorError(_wrong_length(item, dimension, names[row]))
     empty = bytes(size)
-    joined = b"".join(empty if row in errors else item for row, item in enumerate(data)) if errors else b"".join(data)
+    joined = (
+        b"".join(empty if row in errors else item for row, item in enumerate(data))
+        if errors
+        else b"".join(data)
+    )
     wide = np.frombuffer(joined, _LITTLE_ENDIAN).reshape(len(data), dimension).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    is_fine = (np.abs(lengths - 1.0) <= UNIT_TOLERANCE) | (np.asarray(normalize, bool) & (lengths > 0) & np.isfinite(lengths))
-    for row in np.flatnonzero(~is_fine):
-        if int(row) not in errors:
-            problem = _problem(float(lengths[row]), normalize=normalize[row])
-            errors[int(row)] = InvalidVectorError(f"{names[row]}: {problem}")
+    is_fine = (np.abs(lengths - 1.0) <= UNIT_TOLERANCE) | (
+        np.asarray(normalize, bool) & (lengths > 0) & np.isfinite(lengths)
+    )
+    for bad in np.flatnonzero(~is_fine).tolist():
+        if bad not in errors:
+            problem = _problem(float(lengths[bad]), normalize=normalize[bad])
+            errors[bad] = InvalidVectorError(f"{names[bad]}: {problem}")
     lengths[~is_fine] = 1.0
     wide[~is_fine] = 0.0
     return (wide / lengths[:, None]).astype(np.float32), errors

@@ -42,7 +42,9 @@ def generate(target: Path) -> list[Path]:
 def _move(path: Path, source: Path, target: Path) -> Path:
     moved = target / path.relative_to(source)
     moved.parent.mkdir(parents=True, exist_ok=True)
-    moved.write_text(path.read_text().replace("from identiface.v1 import", "from engine.pb.identiface.v1 import"))
+    moved.write_text(
+        path.read_text().replace("from identiface.v1 import", "from engine.pb.identiface.v1 import")
+    )
     return moved
 
 

@@ -28,7 +28,7 @@ from engine.errors import WeightsError
 NAME = "dlib-resnet"
 ALIGNMENT = "dlib-150"
 DIMENSION = 128
-THRESHOLD = 0.93
+THRESHOLD = 0.94
 """Default similarity of this contract (unit vectors of crop plus mirrored crop)."""
 WEIGHTS_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 """Of dlib_face_recognition_resnet_model_v1.dat, 22,466,066 bytes."""

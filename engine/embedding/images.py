@@ -45,7 +45,6 @@ _PILLOW_ERRORS = (
     RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
     UserWarning,
 )
 
@@ -84,6 +83,9 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Rgb:
     if len(data) > limits.bytes_max:
         raise PictureTooLargeError(f"picture of {len(data)} bytes; at most {limits.bytes_max} are accepted")
     opener = _opener(data)
+    if opener is WebPImageFile and (canvas := _webp_canvas(data)):
+        # Its decoder takes memory for the whole canvas as soon as the file is opened.
+        _check_size(canvas, 1, limits)
     try:
         with opener(io.BytesIO(data)) as file:
             _check_size(file.size, getattr(file, "n_frames", 1), limits)
@@ -91,7 +93,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Rgb:
             return _turn(_to_rgb(file), _orientation(file.info.get("exif", b"")))
     except _PILLOW_ERRORS as error:
         raise UndecodablePictureError(f"damaged {_name(opener)} picture: {error}") from error
-    except MemoryError as error:
+    except (MemoryError, Image.DecompressionBombError) as error:
         raise PictureTooLargeError("picture does not fit in memory: send a smaller one") from error
 
 
@@ -141,6 +143,20 @@ def _check_size(size: tuple[int, int], num_frames: int, limits: ImageLimits) -> 
             f"picture of {num_frames} frames; at most {limits.frames_max} accepted: send one still frame",
             hint="Send one still frame.",
         )
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP announces (RFC 9649, sections 2.5 to 2.7); None where it is damaged."""
+    kind, body = data[12:16], data[20:30]
+    if kind == b"VP8X" and len(body) == 10:
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if kind == b"VP8L" and len(body) >= 5:
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 " and len(body) == 10:
+        width, height = struct.unpack("<HH", body[6:10])
+        return width & 0x3FFF, height & 0x3FFF
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Rgb:

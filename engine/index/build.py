@@ -80,7 +80,7 @@ def build(
 
 
 def remove_other_generations(index_folder: Path, keep: int) -> None:
-    """Unlink every generation and unfinished build but number `keep`; open ones stay readable until closed."""
+    """Unlink every generation and unfinished build but `keep`; open ones stay readable until closed."""
     for path in index_folder.iterdir():
         if path.name != str(keep):
             with contextlib.suppress(FileNotFoundError):

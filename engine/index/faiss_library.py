@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 _CPU_INFO = Path("/proc/cpuinfo")
-# FAISS bundles an OpenBLAS that picks slow kernels on CPUs newer than itself; it reads this once, when loaded.
+# FAISS bundles an OpenBLAS that picks slow kernels on CPUs newer than itself; it is read once, when loaded.
 if _CPU_INFO.is_file() and "avx512f" in _CPU_INFO.read_text():
     os.environ.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
 
 import faiss  # noqa: E402
 
 FAISS_VERSION: str = faiss.__version__
-# FAISS 1.15 keeps batches of fewer floats (probes x dimension) off GEMM; its 128,000 was tuned for many OpenMP
-# threads. With one, GEMM wins from 640 to 1,280 floats on (facebookresearch/faiss pull request 5109).
+# FAISS 1.15 keeps batches of fewer floats (probes x dimension) off GEMM; its 128,000 was tuned for many
+# OpenMP threads. With one, GEMM wins from 640 to 1,280 floats on (facebookresearch/faiss pull request 5109).
 _BLAS_FROM_FLOATS = 800
 _thread = threading.local()
 

@@ -111,12 +111,16 @@ class Generation:
         """
         faiss = library()
         if alive is None:
-            found: tuple[Any, Any] = self._index.search(probes, num_rows)
-            return found
+            return self._search(probes, num_rows, None)
         # The selector points into the bitmap: both must outlive the search.
         selector = faiss.IDSelectorBitmap(alive.size, faiss.swig_ptr(alive))
-        found = self._index.search(probes, num_rows, params=faiss.SearchParameters(sel=selector))
-        return found
+        return self._search(probes, num_rows, faiss.SearchParameters(sel=selector))
+
+    def _search(
+        self, probes: Vectors, num_rows: int, parameters: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        similarities, rows = self._index.search(probes, num_rows, params=parameters)
+        return similarities, rows
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -125,7 +129,9 @@ def _read_manifest(folder: Path) -> Manifest:
     except (OSError, msgspec.MsgspecError) as error:
         raise CorruptDataError(f"generation {folder} has no readable manifest: {error}") from error
     if manifest.format > FORMAT_VERSION:
-        raise NewerFormatError(f"generation {folder} has format {manifest.format}, this version reads {FORMAT_VERSION}")
+        raise NewerFormatError(
+            f"generation {folder} has format {manifest.format}, this version reads {FORMAT_VERSION}"
+        )
     unsealed = msgspec.structs.replace(manifest, checksum="")
     if hashlib.sha256(msgspec.json.encode(unsealed)).hexdigest() != manifest.checksum:
         raise CorruptDataError(f"the checksum of {folder / MANIFEST} does not hold")

@@ -52,7 +52,9 @@ class _Memory:
     @classmethod
     def empty(cls, capacity: int, dimension: int) -> _Memory:
         return cls(
-            np.empty((capacity, dimension), np.float32), np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
+            np.empty((capacity, dimension), np.float32),
+            np.empty(capacity, np.uint64),
+            np.empty(capacity, np.uint64),
         )
 
 
@@ -100,7 +102,9 @@ class Delta:
             similarities[:, ~self._alive] = -np.inf
         rows = _top(similarities, num_rows)
         return Found(
-            np.take_along_axis(similarities, rows, axis=1), memory.template_ids[rows], memory.identity_numbers[rows]
+            np.take_along_axis(similarities, rows, axis=1),
+            memory.template_ids[rows],
+            memory.identity_numbers[rows],
         )
 
     def _copied(self, capacity: int) -> _Memory:
@@ -143,7 +147,11 @@ class Snapshot:
     @property
     def dead_share(self) -> float:
         """Share of the generation's rows that were removed."""
-        return self.num_removed / self.generation.num_rows if self.generation and self.generation.num_rows else 0.0
+        return (
+            self.num_removed / self.generation.num_rows
+            if self.generation and self.generation.num_rows
+            else 0.0
+        )
 
     def advanced(self, sequence: int, added: Sequence[Row], removed: Sequence[int]) -> Snapshot:
         """The state at a later sequence. Not for two threads at once on one snapshot."""
@@ -156,7 +164,11 @@ class Snapshot:
         rows = [row for row in map(self.generation.row, removed) if row is not None]
         if not rows:
             return self.alive, self.num_removed
-        alive = np.full((self.generation.num_rows + 7) // 8, 0xFF, np.uint8) if self.alive is None else self.alive.copy()
+        alive = (
+            np.full((self.generation.num_rows + 7) // 8, 0xFF, np.uint8)
+            if self.alive is None
+            else self.alive.copy()
+        )
         for row in rows:
             alive[row >> 3] &= 0xFF ^ (1 << (row & 7))
         return alive, self.num_removed + len(rows)
@@ -165,7 +177,9 @@ class Snapshot:
         """The nearest `num_rows` templates of each probe, exactly."""
         parts = []
         if self.generation is not None and self.generation.num_rows:
-            parts.append(self._search_generation(self.generation, probes, min(num_rows, self.generation.num_rows)))
+            parts.append(
+                self._search_generation(self.generation, probes, min(num_rows, self.generation.num_rows))
+            )
         if self.delta.num_rows:
             parts.append(self.delta.search(probes, min(num_rows, self.delta.num_rows)))
         if len(parts) == 1:

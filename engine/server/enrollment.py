@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from engine.errors import EngineError, InvalidInputError
@@ -13,7 +14,7 @@ from engine.server.backend import Backend
 from engine.server.call import Call
 from engine.server.drafts import Draft, read_drafts
 from engine.server.pages import page_of
-from engine.server.pictures import check_digest
+from engine.server.pictures import check_digest, named
 from engine.server.receipts import answer_once
 from engine.types import (
     ENROLL_ITEMS_MAX,
@@ -50,11 +51,12 @@ class EnrollmentService(EnrollmentServiceServicer):
 
         def pack(stored: Outcomes) -> pb.EnrollResponse:
             draft = drafts[0]
-            outcome = draft if isinstance(draft, EngineError) else stored[0]
             # Raised inside the write's transaction, too: what failed leaves no receipt and may be tried again.
-            if isinstance(outcome, EngineError):
-                raise outcome
-            return pack_enroll_result(outcome, draft.faces)
+            if isinstance(draft, EngineError):
+                raise draft
+            if isinstance(stored[0], EngineError):
+                raise stored[0]
+            return pack_enroll_result(stored[0], draft.faces)
 
         return answer_once(
             call, request, pb.EnrollResponse, find=gallery.find_receipt, write=write, pack=pack
@@ -108,9 +110,8 @@ class EnrollmentService(EnrollmentServiceServicer):
         prefixes: Sequence[str],
         call: Call,
     ) -> list[Draft | EngineError]:
-        contract = gallery.info().contract
-        check_digest(contract_digest, contract)
-        return read_drafts(self._backend, contract, enrollments, prefixes, call)
+        check_digest(contract_digest, gallery.contract)
+        return read_drafts(self._backend, gallery.contract, enrollments, prefixes, call)
 
     def GetIdentity(self, request: pb.GetIdentityRequest, call: Call) -> pb.GetIdentityResponse:
         """Describe one identity."""
@@ -142,8 +143,6 @@ class EnrollmentService(EnrollmentServiceServicer):
         expire_time = (
             unpack_time(request.expire_time, "expire_time") if request.HasField("expire_time") else None
         )
-        if expire_time is not None and request.clear_expire_time:
-            raise InvalidInputError("expire_time and clear_expire_time are both set; set one of them")
 
         def write(receipt: Receipt | None) -> tuple[int, Identity, tuple[StoredTemplate, ...]]:
             with call.stage("store"):
@@ -246,6 +245,10 @@ def _store(gallery: Gallery, drafts: list[Draft | EngineError], receipt: Receipt
     enrollments = [draft.enrollment for draft in drafts if isinstance(draft, Draft)]
     if not enrollments:
         return []
+    if receipt is not None:
+        # The gallery encodes (sequence, outcomes), but returns the outcomes alone, which name the sequence, too.
+        encode = receipt.encode
+        receipt = dataclasses.replace(receipt, encode=lambda result: encode(result[1]))
     with call.stage("store"):
         return gallery.enroll(enrollments, receipt=receipt, deadline=call.deadline)
 
@@ -255,12 +258,14 @@ def _pack_outcomes(drafts: list[Draft | EngineError], stored: Outcomes) -> pb.En
     response = pb.EnrollStreamResponse()
     rest = iter(stored)
     sequence = 0
-    for draft in drafts:
-        outcome = draft if isinstance(draft, EngineError) else next(rest)
+    for item, draft in enumerate(drafts):
+        if isinstance(draft, EngineError):
+            response.outcomes.add(error=to_status(draft))
+            continue
+        outcome = next(rest)
         if isinstance(outcome, EngineError):
-            response.outcomes.add(error=to_status(outcome))
+            response.outcomes.add(error=to_status(named(outcome, f"enrollments[{item}]")))
         else:
-            assert isinstance(draft, Draft)
             sequence = max(sequence, outcome.sequence)
             response.outcomes.add(enrolled=pack_enroll_result(outcome, draft.faces))
     if sequence:

@@ -10,7 +10,7 @@ import numpy as np
 from engine import rules
 from engine.decision import decide, resolve_threshold
 from engine.errors import EngineError, InvalidInputError, NoFaceError
-from engine.gallery import Gallery
+from engine.gallery import similarity
 from engine.pb.identiface.v1 import identification_pb2 as pb
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceServicer
 from engine.server.backend import Backend
@@ -69,9 +69,8 @@ class IdentificationService(IdentificationServiceServicer):
         if claim == "reference":
             return self._compare(request, threshold, call)
         gallery = self._backend.galleries.get(request.gallery_id)
-        contract = gallery.info().contract
-        check_digest(request.contract_digest, contract)
-        vector, face = self._one_face(contract, request.probe, "probe", call)
+        check_digest(request.contract_digest, gallery.contract)
+        vector, face = self._one_face(gallery.contract, request.probe, "probe", call)
         with call.stage("search"):
             verification = gallery.verify(vector, request.identity_id, threshold=threshold)
         return pack_verification(verification, face)
@@ -104,10 +103,9 @@ class IdentificationService(IdentificationServiceServicer):
         threshold = options.threshold if options.HasField("threshold") else None
         rules.check_threshold(threshold)
         gallery = self._backend.galleries.get(gallery_id)
-        contract = gallery.info().contract
-        check_digest(options.contract_digest, contract)
+        check_digest(options.contract_digest, gallery.contract)
         call.record.num_items += len(probes)
-        asked = self._read(contract, probes, names, call)
+        asked = self._read(gallery.contract, probes, names, call)
         rows = [vector for faces in asked if not isinstance(faces, EngineError) for vector, _ in faces]
         found: list[Identification] = []
         if rows:
@@ -168,33 +166,30 @@ class IdentificationService(IdentificationServiceServicer):
         return faces[0]
 
     def _compare(self, request: pb.VerifyRequest, threshold: float | None, call: Call) -> pb.VerifyResponse:
-        """Compare two probes under the gallery's contract, else the network's, else a threshold alone."""
-        settings = GallerySettings()
-        if request.gallery_id:
-            info = self._backend.galleries.get(request.gallery_id).info()
-            contract, settings = info.contract, info.settings
-        else:
-            contract = self._backend.contract or _contract_of_vectors(request)
+        """Compare two probes with each other."""
+        contract, settings = self._terms(request)
         check_digest(request.contract_digest, contract)
         probe, probe_face = self._one_face(contract, request.probe, "probe", call)
         reference, reference_face = self._one_face(contract, request.reference, "reference", call)
-        similarity = float(np.clip(probe.astype(np.float64) @ reference, -1.0, 1.0))
+        value = similarity(probe, reference)
         used, origin = resolve_threshold(contract, settings, threshold)
-        verification = Verification(decide(similarity, used), similarity, used, origin)
+        verification = Verification(decide(value, used), value, used, origin)
         return pack_verification(verification, probe_face, reference_face)
 
+    def _terms(self, request: pb.VerifyRequest) -> tuple[EmbeddingContract, GallerySettings]:
+        """Contract and settings of a comparison: the gallery's, else the network's.
 
-def _contract_of_vectors(request: pb.VerifyRequest) -> EmbeddingContract:
-    """What two vectors are compared under where neither a gallery nor a network says so."""
-    if request.reference.WhichOneof("content") == request.probe.WhichOneof("content") == "vector":
-        if not request.HasField("threshold"):
-            raise InvalidInputError(
-                "threshold: needed to compare two vectors without a gallery on a server without a network"
-            )
+        Two vectors that are not the network's can be compared all the same, at a threshold that is given.
+        """
+        if request.gallery_id:
+            info = self._backend.galleries.get(request.gallery_id).info()
+            return info.contract, info.settings
+        if "picture" in {request.probe.WhichOneof("content"), request.reference.WhichOneof("content")}:
+            return self._backend.need_pipeline().embedder.contract, GallerySettings()
         dimension = len(request.reference.vector.data) // FLOAT_BYTES
-        contract = EmbeddingContract("", "", "", mirror=False, dimension=dimension)
-        return contract
-    return EmbeddingContract("", "", "", mirror=False, dimension=0)
-
-
-def _unused(gallery: Gallery) -> None: ...
+        known = self._backend.contract
+        if known is not None and (known.dimension == dimension or not request.HasField("threshold")):
+            return known, GallerySettings()
+        if request.HasField("threshold"):
+            return EmbeddingContract("", "", "", mirror=False, dimension=dimension), GallerySettings()
+        raise InvalidInputError("threshold: needed where neither a gallery nor a network brings one")

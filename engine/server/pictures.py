@@ -56,7 +56,7 @@ def embed_for(
         return []
     try:
         pipeline = backend.need_pipeline()
-        check_digest(digest_of(pipeline.contract), contract, "the server's network")
+        check_digest(digest_of(pipeline.embedder.contract), contract, "the server's network")
     except EngineError as error:
         return [error] * len(pictures)
     return run_pictures(pipeline.embed, pictures, FaceChoice.LARGEST, call)

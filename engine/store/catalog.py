@@ -95,7 +95,9 @@ class Catalog:
         self._lock = _lock_folder(data)
         self._writing = threading.Lock()
         try:
-            self._environment: lmdb.Environment = open_environment(data / "catalog", len(TABLES), MAP_SIZE_BYTES_MAX)
+            self._environment: lmdb.Environment = open_environment(
+                data / "catalog", len(TABLES), MAP_SIZE_BYTES_MAX
+            )
             with translated(data):
                 self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
             self._write(_check_format, None)
@@ -168,7 +170,8 @@ class Catalog:
                 raise GalleryNotFoundError(f"no gallery is named {gallery_id[:80]!r}", hint=hint)
             if naming := [alias for alias, target in writer.rows("aliases") if target == gallery_id]:
                 raise PreconditionError(
-                    f"gallery {gallery_id!r} is named by alias {naming[0]!r}", hint="Move or delete the alias first."
+                    f"gallery {gallery_id!r} is named by alias {naming[0]!r}",
+                    hint="Move or delete the alias first.",
                 )
             writer.delete("galleries", gallery_id)
             writer.put("deleting", name, gallery_id)
@@ -255,7 +258,9 @@ def _check_format(writer: _CatalogWriter) -> None:
     if found is None:
         writer.put("meta", "format", str(FORMAT_VERSION))
     elif int(found) > FORMAT_VERSION:
-        raise NewerFormatError(f"the data folder has format {found}, this version reads up to {FORMAT_VERSION}")
+        raise NewerFormatError(
+            f"the data folder has format {found}, this version reads up to {FORMAT_VERSION}"
+        )
 
 
 def _lock_folder(data: Path) -> int:

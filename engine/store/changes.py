@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from engine.errors import EngineError, IdentityNotFoundError, TemplateLimitError, TemplateNotFoundError
 from engine.store.records import IdentityRecord, Journal, State, TemplateRecord
 from engine.store.tables import Reader, Writer
-from engine.types import Enrollment, EnrollResult, GallerySettings, Identity, RemoveResult, StoredTemplate, Template, Vector
+from engine.types import (
+    Enrollment,
+    EnrollResult,
+    GallerySettings,
+    Identity,
+    RemoveResult,
+    StoredTemplate,
+    Template,
+    Vector,
+)
 
 NO_EXPIRY = 0
 
@@ -150,7 +159,11 @@ def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> 
         base = record
     added: dict[int, int] = {}
     for template in plan.given:
-        if isinstance(template, Template) and not _holds(plan.evicted, template) and id(template) not in added:
+        if (
+            isinstance(template, Template)
+            and not _holds(plan.evicted, template)
+            and id(template) not in added
+        ):
             added[id(template)] = change.add_template(base.number, template)
     dropped = [template_id for template_id in base.template_ids if template_id not in plan.kept]
     for template_id in dropped:
@@ -180,9 +193,7 @@ def _put_merged(
         change.writer.put_identity(enrollment.identity_id, merged, record)
 
 
-def _plan(
-    reader: Reader, record: IdentityRecord | None, enrollment: Enrollment, templates_max: int
-) -> _Plan:
+def _plan(reader: Reader, record: IdentityRecord | None, enrollment: Enrollment, templates_max: int) -> _Plan:
     existing: dict[int, TemplateRecord] = {}
     for template_id in record.template_ids if record else ():
         stored = reader.template(template_id)

@@ -14,7 +14,20 @@ from engine.config import Settings
 from engine.errors import CorruptDataError, DataFolderError, EngineError, NewerFormatError, StorageFullError
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"}
+    {
+        "9p",
+        "afs",
+        "ceph",
+        "cifs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "smb3",
+        "smbfs",
+    }
 )
 """LMDB's locks and mmap do not hold on these."""
 READERS_MAX = 1024

@@ -77,9 +77,10 @@ class GroupCommit:
     ) -> T:
         """Apply `apply(transaction)` in some commit; returns its result after the commit is synced.
 
-        `deadline` is of time.monotonic, seconds; `is_alone` asks for a commit without any other write. Raises what `apply` raises; OverloadedError where the queue
-        is full; DeadlineError where the time was up (before it began: surely not written; during the
-        commit: perhaps written); UnavailableError after close.
+        `deadline` is of time.monotonic, seconds; `is_alone` asks for a commit without any other write.
+        Raises what `apply` raises; OverloadedError where the queue is full; DeadlineError where the time was
+        up (before it began: surely not written; during the commit: perhaps written); UnavailableError after
+        close.
         """
         write = _Write(apply, num_records, deadline, is_alone)
         self._enqueue(write)
@@ -171,7 +172,9 @@ class GroupCommit:
 def _start(write: _Write) -> bool:
     if write.deadline is not None and time.monotonic() >= write.deadline:
         if write.future.set_running_or_notify_cancel():
-            write.future.set_exception(DeadlineError("the time was up while the write waited; it was not made"))
+            write.future.set_exception(
+                DeadlineError("the time was up while the write waited; it was not made")
+            )
         return False
     return write.future.set_running_or_notify_cancel()
 

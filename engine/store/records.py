@@ -21,6 +21,7 @@ from engine.types import Vector
 FORMAT_VERSION = 1
 
 _CRC = struct.Struct("<I")
+_FORMAT = struct.Struct("<I")
 _KEY = struct.Struct(">Q")
 _TEMPLATE = struct.Struct("<QqfHH")  # identity number, create ms, quality, dimension, bytes of source
 _STATE = struct.Struct("<IIQQQQQQQQQ?")
@@ -105,10 +106,10 @@ def pack_state(state: State) -> bytes:
 
 def unpack_state(data: bytes) -> State:
     """Bytes to state. Raises NewerFormatError, CorruptDataError."""
-    if len(data) >= 8 and struct.unpack_from("<I", data, 4)[0] > FORMAT_VERSION:
-        raise NewerFormatError(
-            f"the store has format {struct.unpack_from('<I', data, 4)[0]}, this version reads up to {FORMAT_VERSION}"
-        )
+    # Before the checksum: a newer format may have another length.
+    found = _FORMAT.unpack_from(data, _CRC.size)[0] if len(data) >= _CRC.size + _FORMAT.size else 0
+    if found > FORMAT_VERSION:
+        raise NewerFormatError(f"the store has format {found}, this version reads up to {FORMAT_VERSION}")
     body = _open(data, "state")
     return State(*_STATE.unpack(body)[1:])
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from grpc_status import rpc_status
 
-from engine.client import Client, EnrollItem, EnrollOptions, FaceEnrollResult, Picture
+from engine.client import Client, EnrollItem, EnrollOptions, FaceEnrollResult, Picture, Sample
 from engine.client.channels import _RETRIED, ATTEMPTS_MAX, ChannelPool
 from engine.client.streams import MESSAGE_ITEMS_SIZE_BYTES_MAX, batches
 from engine.errors import (
@@ -356,7 +356,7 @@ def test_galleries_come_with_their_aliases_and_in_pages(start: Start) -> None:
 
 def test_samples_may_be_pictures_vectors_and_templates(start: Start) -> None:
     enrolling = Enrolling()
-    samples = [
+    samples: list[Sample] = [
         b"jpeg",
         Picture(b"png", FaceChoice.CENTRE, 70, source="p"),
         UNIT,
@@ -444,7 +444,7 @@ def test_an_error_in_the_callers_iterator_is_raised_after_what_was_sent_is_answe
     answered = []
     with Client(start(Enrolling())) as client, pytest.raises(InvalidVectorError):  # noqa: PT012
         for identity_id, _ in client.enroll_stream("staff", items(), items_per_message=1):
-            answered.append(identity_id)  # noqa: PERF401 - must hold what came before the error
+            answered.append(identity_id)
     assert answered == ["ada"]
 
 

@@ -72,7 +72,8 @@ def test_a_face_already_in_place_comes_back_as_it_is(rng: np.random.Generator) -
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0])
 def test_marks_at_the_keypoints_land_on_the_template(scale: float, angle: float) -> None:
     alignment = ALIGNMENTS["dlib-150"]
-    keypoints = placed(alignment, scale, angle, (700.0, 700.0))
+    keypoints = placed(alignment, scale, angle, (0.0, 0.0))
+    keypoints += 1000 - keypoints.mean(axis=0)
     rows, columns = np.mgrid[0:2000, 0:2000]
     for point, goal in zip(keypoints, alignment.points, strict=True):
         spread = 3.0 * scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -194,17 +195,37 @@ def test_truncated_pictures_are_refused(kind: str, share: float) -> None:
         decode(data[: int(len(data) * share)])
 
 
-@pytest.mark.parametrize("header", [png_header(50_000, 50_000), webp_header(16_000, 16_000)])
-def test_a_bomb_is_refused_from_its_header_without_a_warning(header: bytes) -> None:
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        (png_header(50_000, 50_000), "50000x50000"),
+        (png_header(9_000, 9_000), "9000x9000"),
+        (webp_header(16_000, 16_000), "16000x16000"),
+        (webp_header(8_000, 9_000), "8000x9000"),
+    ],
+)
+def test_a_bomb_is_refused_from_its_header_without_a_warning(header: bytes, size: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises((PictureTooLargeError, UndecodablePictureError)):
+        with pytest.raises(PictureTooLargeError, match=size):
             decode(header)
 
 
-def test_the_png_bomb_is_too_large_and_not_merely_damaged() -> None:
-    with pytest.raises(PictureTooLargeError, match="50000x50000"):
+@pytest.mark.parametrize("lossless", [True, False])
+def test_the_size_of_a_webp_is_checked_before_it_is_opened(lossless: bool) -> None:
+    data = encoded(Image.fromarray(gradient(20, 30)), "WEBP", lossless=lossless)
+    assert decode(data, ImageLimits(pixels_max=600)).shape == (20, 30, 3)
+    with pytest.raises(PictureTooLargeError, match="30x20"):
+        decode(data, ImageLimits(pixels_max=599))
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(PictureTooLargeError):
         decode(png_header(50_000, 50_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_limits_are_inclusive_and_named() -> None:

@@ -1,0 +1,62 @@
+"""EmbeddingService: pictures to faces and templates, without any gallery. Translates; knows no networks."""
+# ruff: noqa: N802 - rpcs are named as the proto names them
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from engine.errors import EngineError, InvalidInputError
+from engine.pb.identiface.v1 import embedding_pb2 as pb
+from engine.pb.identiface.v1 import types_pb2
+from engine.pb.identiface.v1.embedding_pb2_grpc import EmbeddingServiceServicer
+from engine.server.backend import Backend
+from engine.server.call import Call
+from engine.server.pictures import Run, named, run_pictures
+from engine.types import PICTURES_MAX, EmbeddedFace, Face, FaceChoice
+from engine.wire import to_status
+from engine.wire.values import pack_contract, pack_picture_faces
+
+F = TypeVar("F", Face, EmbeddedFace)
+
+
+class EmbeddingService(EmbeddingServiceServicer):
+    """See identiface/v1/embedding.proto."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+
+    def DetectFaces(self, request: pb.DetectFacesRequest, call: Call) -> pb.DetectFacesResponse:
+        """Find the faces of pictures."""
+        pipeline = self._backend.need_pipeline()
+        return pb.DetectFacesResponse(outcomes=_outcomes(pipeline.detect, request.pictures, call))
+
+    def EmbedFaces(self, request: pb.EmbedFacesRequest, call: Call) -> pb.EmbedFacesResponse:
+        """Find the faces of pictures and make their templates."""
+        pipeline = self._backend.need_pipeline()
+        return pb.EmbedFacesResponse(
+            outcomes=_outcomes(pipeline.embed, request.pictures, call), contract=pack_contract(pipeline.embedder.contract)
+        )
+
+    def EmbedStream(
+        self, requests: Iterator[pb.EmbedStreamRequest], call: Call
+    ) -> Iterator[pb.EmbedStreamResponse]:
+        """Embed pictures as they come, an answer a message."""
+        pipeline = self._backend.need_pipeline()
+        for request in requests:
+            call.check_stream()
+            yield pb.EmbedStreamResponse(outcomes=_outcomes(pipeline.embed, request.pictures, call))
+
+
+def _outcomes(
+    run: Run[F], pictures: Sequence[types_pb2.Picture], call: Call
+) -> list[pb.PictureOutcome]:
+    if not 1 <= len(pictures) <= PICTURES_MAX:
+        raise InvalidInputError(f"pictures: {len(pictures)} given; it must be 1 to {PICTURES_MAX}")
+    call.record.num_items += len(pictures)
+    return [
+        pb.PictureOutcome(error=to_status(named(outcome, f"pictures[{position}]")))
+        if isinstance(outcome, EngineError)
+        else pb.PictureOutcome(picture=pack_picture_faces(outcome))
+        for position, outcome in enumerate(run_pictures(run, pictures, FaceChoice.ALL, call))
+    ]
