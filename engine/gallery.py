@@ -8,23 +8,20 @@ the wire.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine import rules
+from engine.candidates import best_identities
 from engine.decision import decide, resolve_threshold
-from engine.errors import DeadlineError, EngineError, InvalidInputError, PreconditionError
-from engine.index.search import Snapshot
+from engine.errors import EngineError, InvalidInputError, PreconditionError
 from engine.live_index import IndexSettings, LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
-from engine.store.tables import Reader, Writer
+from engine.store.tables import Writer
 from engine.types import (
     K_DEFAULT,
-    Candidate,
     EmbeddingContract,
     Enrollment,
     EnrollResult,
@@ -40,10 +37,6 @@ from engine.types import (
     Verification,
 )
 
-ROWS_FETCHED_MIN = 300
-"""Templates fetched for a probe at the least; 3 x k x templates per identity where that is more."""
-ROWS_FETCHED_MAX = 16_384
-"""Beyond this all templates are fetched."""
 EXPIRED_MAX = 1000
 """Identities whose time is over that one maintenance step removes."""
 
@@ -307,7 +300,9 @@ class Gallery:
                 snapshot.num_alive,
                 is_exact=True,
             )
-            for candidates in self._candidates(snapshot, probes, k, settings, deadline)
+            for candidates in best_identities(
+                self._store, snapshot, probes, k, settings.templates_per_identity_max, deadline
+            )
         ]
 
     def verify(self, probe: Vector, identity_id: str, *, threshold: float | None = None) -> Verification:
@@ -352,70 +347,10 @@ class Gallery:
         self._index.close()
         self._store.close()
 
-    def _candidates(
-        self, snapshot: Snapshot, probes: Vectors, k: int, settings: GallerySettings, deadline: float | None
-    ) -> list[tuple[Candidate, ...]]:
-        if not snapshot.num_alive or not len(probes):
-            return [() for _ in probes]
-        num_all = snapshot.delta.num_rows + (snapshot.generation.num_rows if snapshot.generation else 0)
-        num_rows = max(ROWS_FETCHED_MIN, 3 * settings.templates_per_identity_max * k)
-        while True:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise DeadlineError("the time was up before the search ended")
-            num_rows = num_rows if num_rows <= ROWS_FETCHED_MAX else num_all
-            found = snapshot.search(probes, min(num_rows, num_all))
-            with self._store.read() as reader:
-                expired = set(reader.expired(self._store.now_ms(), EXPIRED_MAX))
-                answers = [
-                    _best(reader, row, k, expired, is_all=num_rows >= num_all)
-                    for row in zip(
-                        found.similarities, found.template_ids, found.identity_numbers, strict=True
-                    )
-                ]
-                num_identities = reader.state().num_identities
-            complete = [
-                answer for answer in answers if answer is not None and len(answer) >= min(k, num_identities)
-            ]
-            if num_rows >= num_all or len(complete) == len(answers):
-                return [answer or () for answer in answers]
-            num_rows *= 2
-
 
 def similarity(one: Vector, other: Vector) -> float:
     """Cosine of two unit vectors, in float64."""
     return float(np.clip(one.astype(np.float64) @ other.astype(np.float64), -1.0, 1.0))
-
-
-def _best(
-    reader: Reader,
-    found: tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]],
-    k: int,
-    expired: set[int],
-    *,
-    is_all: bool,
-) -> tuple[Candidate, ...] | None:
-    """The k best identities among one probe's rows (similarities, template ids, identity numbers).
-
-    None where rows that were not fetched could tie with the k-th; never where `is_all`.
-    """
-    similarities, template_ids, identity_numbers = found
-    num_found = int(np.searchsorted(-similarities, np.inf))
-    _, firsts = np.unique(identity_numbers[:num_found], return_index=True)
-    firsts.sort()
-    candidates: list[Candidate] = []
-    for row in firsts:
-        value = float(np.clip(similarities[row], -1.0, 1.0))
-        if len(candidates) >= k and value < candidates[k - 1].similarity:
-            break
-        number = int(identity_numbers[row])
-        identity_id = None if number in expired else reader.identity_id(number)
-        if identity_id is not None:  # None: removed since the snapshot
-            candidates.append(Candidate(identity_id, value, int(template_ids[row])))
-    if not is_all and len(candidates) >= k and similarities[-1] >= candidates[k - 1].similarity:
-        return None
-    # Ids decide between equal similarities by their bytes, as everywhere that identities are ordered.
-    candidates.sort(key=lambda candidate: (-candidate.similarity, candidate.identity_id.encode()))
-    return tuple(candidates[:k])
 
 
 def _problem(enrollment: Enrollment) -> EngineError | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures

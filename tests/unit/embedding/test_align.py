@@ -55,7 +55,9 @@ def test_transform_never_mirrors(rng: np.random.Generator) -> None:
     template = ALIGNMENTS["dlib-150"].points
     for _ in range(200):
         try:
-            matrix = similarity_transform((template * [-1, 1]).astype(np.float32) + rng.normal(size=(5, 2)), template)
+            matrix = similarity_transform(
+                (template * [-1, 1]).astype(np.float32) + rng.normal(size=(5, 2)), template
+            )
         except InvalidPictureError:
             continue
         assert np.linalg.det(matrix[:, :2]) > 0

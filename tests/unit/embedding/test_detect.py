@@ -106,7 +106,8 @@ def test_levels_equal_torchs_area_interpolation(rng: np.random.Generator, height
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     for size in ((1, 1), (12, 13), (max(1, height // 2), max(1, width // 3)), (height, width)):
         expected = interpolate(tensor, size=size, mode="area")[0].permute(1, 2, 0).numpy()
-        np.testing.assert_array_equal(_WindowSums(image).level(*size), expected)
+        # Torch adds up a single window in another order than several.
+        np.testing.assert_allclose(_WindowSums(image).level(*size), expected, rtol=2e-7)
 
 
 def test_crops_equal_torchs_area_interpolation_smaller_and_larger(rng: np.random.Generator) -> None:

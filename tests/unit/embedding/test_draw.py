@@ -56,7 +56,13 @@ def test_the_five_points_are_marked() -> None:
 
 @pytest.mark.parametrize(
     "box",
-    [Box(0, 0, 30, 30), Box(170, 0, 200, 30), Box(0, 170, 30, 200), Box(170, 170, 200, 200), Box(0, 0, 200, 200)],
+    [
+        Box(0, 0, 30, 30),
+        Box(170, 0, 200, 30),
+        Box(0, 170, 30, 200),
+        Box(170, 170, 200, 200),
+        Box(0, 0, 200, 200),
+    ],
 )
 def test_a_whole_label_stays_inside_the_frame(box: Box) -> None:
     image = np.zeros((200, 200, 3), np.uint8)
@@ -73,7 +79,9 @@ def test_a_whole_label_stays_inside_the_frame(box: Box) -> None:
 @pytest.mark.parametrize("text", ["", "Ana", "x" * 5000, "line\nbreak\ttab", "Zoë Müller", "名前"])
 def test_any_text_on_any_size_of_picture(size: tuple[int, int], text: str) -> None:
     image = np.zeros((*size, 3), np.uint8)
-    drawn = draw_faces(image, [(Box(0, 0, size[1], size[0]), text, False), (Box(-5, -5, 2000, 1e4), text, True)])
+    drawn = draw_faces(
+        image, [(Box(0, 0, size[1], size[0]), text, False), (Box(-5, -5, 2000, 1e4), text, True)]
+    )
     assert drawn.shape == image.shape
 
 

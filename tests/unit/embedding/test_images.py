@@ -27,9 +27,9 @@ from engine.types import Rgb
 
 def gradient(height: int = 24, width: int = 32) -> Rgb:
     rows, columns = np.mgrid[0:height, 0:width]
-    return np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) * 3 % 256], axis=2).astype(
-        np.uint8
-    )
+    return np.stack(
+        [rows * 255 // height, columns * 255 // width, (rows + columns) * 3 % 256], axis=2
+    ).astype(np.uint8)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -71,7 +71,9 @@ def test_png_round_trip() -> None:
     np.testing.assert_array_equal(decode(encode_png(gradient())), gradient())
 
 
-@pytest.mark.parametrize("bad", [np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))]
+)
 def test_what_is_no_picture_is_not_encoded(bad: Rgb) -> None:
     with pytest.raises(InvalidPictureError, match="expected uint8"):
         encode_png(bad)

@@ -1,0 +1,176 @@
+"""What the verbs have in common: the parser, the types of arguments, the options of a server's verbs.
+
+Knows no verb. Imports nothing that takes long: every `identiface --help` passes through here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import unicodedata
+from pathlib import Path
+from typing import NoReturn
+
+DEFAULT_SERVER = "127.0.0.1:7300"
+SERVER_VARIABLE = "IDENTIFACE_SERVER"
+TIMEOUT_S = 30.0
+"""Time allowed for one call."""
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):[0-9]{1,5}|unix:.+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class UsageError(Exception):
+    """A combination of arguments that can never work, found after they were parsed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, and which takes no abbreviations."""
+
+    def __init__(self, *args: object, **kwargs: object):
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line and exit with 2."""
+        sys.stderr.write(f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+        raise SystemExit(2)
+
+
+Verbs = argparse._SubParsersAction[Parser]
+"""What verbs are added to."""
+
+
+def one_line(text: str) -> str:
+    """Bring text to one printable line: control characters and undecoded bytes of file names are escaped."""
+    return "".join(
+        char if char.isprintable() else " " if char in "\n\t" else ascii(char)[1:-1] for char in text
+    )
+
+
+def add_server_options(parser: argparse.ArgumentParser, *, has_json: bool = True) -> None:
+    """Add the options of every verb that asks a server."""
+    parser.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=address,
+        default=os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER,
+        help=f"server to ask (default: {SERVER_VARIABLE} of the environment, else {DEFAULT_SERVER})",
+    )
+    parser.add_argument(
+        "--timeout-s",
+        metavar="SECONDS",
+        type=seconds,
+        default=TIMEOUT_S,
+        help=f"time allowed for each call, in seconds (default: {TIMEOUT_S:g})",
+    )
+    if has_json:
+        add_json_option(parser)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add --json, which every verb has."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_face_options(parser: argparse.ArgumentParser, choices: tuple[str, ...], default: str) -> None:
+    """Add which of a picture's faces is meant and how small it may be."""
+    parser.add_argument(
+        "--face",
+        choices=choices,
+        default=default,
+        help=f"which of a picture's faces is meant (default: {default})",
+    )
+    parser.add_argument(
+        "--min-face-px",
+        metavar="PIXELS",
+        type=positive,
+        help="smallest face to look for, in pixels of its box's side; smaller takes longer and finds more"
+        " that is none (default: the server's setting, 40)",
+    )
+
+
+def address(text: str) -> str:
+    """Take HOST:PORT."""
+    if not _ADDRESS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, for example {DEFAULT_SERVER}, not {text!r}")
+    return text
+
+
+def name(text: str) -> str:
+    """Take a name as it is typed: brought to NFC form, in which the engine keeps names."""
+    if _SURROGATES.search(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8")
+    return unicodedata.normalize("NFC", text)
+
+
+def attribute(text: str) -> tuple[str, str]:
+    """Take KEY=VALUE."""
+    key, equals, value = name(text).partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, not {text!r}")
+    return key, value
+
+
+def positive(text: str) -> int:
+    """Take a whole number from 1."""
+    return whole(text, 1, 2**31 - 1)
+
+
+def whole(text: str, smallest: int, largest: int) -> int:
+    """Take a whole number in a range."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = smallest - 1
+    if not smallest <= number <= largest:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {smallest} to {largest}, not {text!r}")
+    return number
+
+
+def candidates(text: str) -> int:
+    """Take a number of candidates."""
+    return whole(text, 1, 100)
+
+
+def template_id(text: str) -> int:
+    """Take the id of a template."""
+    return whole(text, 1, 2**64 - 1)
+
+
+def similarity(text: str) -> float:
+    """Take a similarity from -1 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not -1.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a similarity from -1 to 1, not {text!r}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Take a time in seconds, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < 1e7:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, not {text!r}")
+    return number
+
+
+def png(text: str) -> Path:
+    """Take the path of a PNG file to write."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"expected the name of a .png file, not {text!r}")
+    return Path(text)
+
+
+def npy(text: str) -> Path:
+    """Take the path of an npy file to write."""
+    if not text.lower().endswith(".npy"):
+        raise argparse.ArgumentTypeError(f"expected the name of a .npy file, not {text!r}")
+    return Path(text)

@@ -1,0 +1,288 @@
+"""The batcher against direct calls, and its promises about limits, deadlines, errors and closing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.embedding.batcher import Batcher, BatcherSettings
+from engine.errors import (
+    DeadlineError,
+    EngineError,
+    InvalidInputError,
+    NoFaceError,
+    OverloadedError,
+    UnavailableError,
+)
+
+WAIT_S = 30.0
+"""Longest that a test waits for another thread before it fails."""
+
+
+def squares(items: Sequence[int]) -> list[int | EngineError]:
+    return [NoFaceError(f"{item} is negative") if item < 0 else item * item for item in items]
+
+
+class Clock:
+    """Time that stands still until moved, and tells when a submit with a deadline has joined the queue."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.joined = threading.Semaphore(0)
+        self._num_calls: Counter[int] = Counter()
+
+    def __call__(self) -> float:
+        # A submit with a deadline asks once before it joins the queue and once after.
+        caller = threading.get_ident()
+        self._num_calls[caller] += 1
+        if self._num_calls[caller] == 2:
+            self.joined.release()
+        return self.now
+
+
+class Gate:
+    """A process that waits at a gate, and remembers what went through."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: Sequence[int]) -> list[int | EngineError]:
+        self.batches.append(list(items))
+        self.entered.release()
+        assert self.opened.wait(WAIT_S)
+        return squares(items)
+
+
+class Caller(threading.Thread):
+    """A thread of its own for one call, with what came of it."""
+
+    def __init__(self, call: Callable[[], object]):
+        super().__init__(daemon=True)
+        self._call = call
+        self.result: object = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as error:  # noqa: BLE001
+            self.result = error
+
+    def outcome(self) -> object:
+        self.join(WAIT_S)
+        assert not self.is_alive()
+        return self.result
+
+
+def test_no_items_are_no_work() -> None:
+    gate = Gate()
+    with Batcher(gate) as batcher:
+        assert batcher.submit([]) == []
+    assert gate.batches == []
+
+
+def test_one_item() -> None:
+    with Batcher(squares) as batcher:
+        assert batcher.submit([7]) == [49]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    calls=st.lists(st.lists(st.integers(0, 1000), max_size=12), max_size=25),
+    batch_items_max=st.integers(1, 8),
+    wait_ms_max=st.sampled_from([0.0, 0.5]),
+)
+def test_many_threads_get_what_direct_calls_give(
+    calls: list[list[int]], batch_items_max: int, wait_ms_max: float
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def process(items: Sequence[int]) -> list[int | EngineError]:
+        seen.append((len(items), threading.get_ident()))
+        return squares(items)
+
+    limits = BatcherSettings(batch_items_max=batch_items_max, wait_ms_max=wait_ms_max, queue_items_max=1000)
+    with Batcher(process, limits) as batcher, ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(batcher.submit, calls))
+    assert results == [squares(call) for call in calls]
+    assert all(1 <= size <= batch_items_max for size, _ in seen)
+    assert len({thread for _, thread in seen}) <= 1
+    assert sum(size for size, _ in seen) == sum(len(call) for call in calls)
+
+
+def test_what_waits_while_the_worker_is_busy_becomes_one_batch() -> None:
+    gate, clock = Gate(), Clock()
+    with Batcher(gate, BatcherSettings(wait_ms_max=0.0), clock=clock) as batcher:
+        first = Caller(lambda: batcher.submit([1], clock.now + WAIT_S))
+        assert gate.entered.acquire(timeout=WAIT_S)
+        rest = [Caller(lambda i=i: batcher.submit([i], clock.now + WAIT_S)) for i in (2, 3, 4)]
+        for _ in range(4):
+            assert clock.joined.acquire(timeout=WAIT_S)
+        gate.opened.set()
+        assert [caller.outcome() for caller in (first, *rest)] == [[1], [4], [9], [16]]
+    assert [sorted(batch) for batch in gate.batches] == [[1], [2, 3, 4]]
+
+
+def test_an_idle_worker_waits_for_a_full_batch_no_longer_than_set() -> None:
+    gate, clock = Gate(), Clock()
+    gate.opened.set()
+    limits = BatcherSettings(batch_items_max=2, wait_ms_max=WAIT_S * 1e3)
+    with Batcher(gate, limits, clock=clock) as batcher:
+        one = Caller(lambda: batcher.submit([1], clock.now + WAIT_S))
+        two = Caller(lambda: batcher.submit([2], clock.now + WAIT_S))
+        assert (one.outcome(), two.outcome()) == ([1], [4])
+    assert [sorted(batch) for batch in gate.batches] == [[1, 2]]
+    with Batcher(squares, BatcherSettings(batch_items_max=2, wait_ms_max=1.0)) as batcher:
+        assert batcher.submit([3]) == [9]
+
+
+def test_a_full_queue_refuses_before_any_work() -> None:
+    gate, clock = Gate(), Clock()
+    limits = BatcherSettings(batch_items_max=1, wait_ms_max=0.0, queue_items_max=2)
+    with Batcher(gate, limits, clock=clock) as batcher:
+        running = Caller(lambda: batcher.submit([1]))
+        assert gate.entered.acquire(timeout=WAIT_S)
+        waiting = Caller(lambda: batcher.submit([2, 3], clock.now + WAIT_S))
+        assert clock.joined.acquire(timeout=WAIT_S)
+        with pytest.raises(OverloadedError, match="limit of 2") as refusal:
+            batcher.submit([4])
+        assert refusal.value.retry_after_s is not None
+        assert refusal.value.retry_after_s > 0
+        with pytest.raises(OverloadedError):
+            batcher.refuse_if_full(1)
+        gate.opened.set()
+        assert (running.outcome(), waiting.outcome()) == ([1], [4, 9])
+        batcher.refuse_if_full(2)
+    assert gate.batches == [[1], [2], [3]]
+
+
+def test_a_call_that_could_never_fit_is_the_callers_fault() -> None:
+    with Batcher(squares, BatcherSettings(queue_items_max=2)) as batcher:
+        with pytest.raises(InvalidInputError, match="at most 2"):
+            batcher.submit([1, 2, 3])
+
+
+def test_a_deadline_that_has_passed_is_no_work() -> None:
+    gate, clock = Gate(), Clock()
+    with Batcher(gate, clock=clock) as batcher, pytest.raises(DeadlineError):
+        batcher.submit([1], clock.now)
+    assert gate.batches == []
+
+
+def test_work_that_expires_in_the_queue_is_never_begun() -> None:
+    gate, clock = Gate(), Clock()
+    with Batcher(gate, BatcherSettings(wait_ms_max=0.0), clock=clock) as batcher:
+        running = Caller(lambda: batcher.submit([1]))
+        assert gate.entered.acquire(timeout=WAIT_S)
+        # It asks the clock again only when woken: what drops it is the worker.
+        expiring = Caller(lambda: batcher.submit([2, 3], clock.now + 3600))
+        lasting = Caller(lambda: batcher.submit([4], clock.now + 7200))
+        for _ in range(2):
+            assert clock.joined.acquire(timeout=WAIT_S)
+        clock.now += 5000
+        gate.opened.set()
+        assert isinstance(expiring.outcome(), DeadlineError)
+        assert (running.outcome(), lasting.outcome()) == ([1], [16])
+    assert gate.batches == [[1], [4]]
+
+
+def test_a_caller_does_not_wait_past_its_deadline() -> None:
+    gate = Gate()
+    with Batcher(gate, BatcherSettings(batch_items_max=1, wait_ms_max=0.0)) as batcher:
+        late = Caller(lambda: batcher.submit([1, 2], time.monotonic() + 0.02))
+        assert gate.entered.acquire(timeout=WAIT_S)
+        assert isinstance(late.outcome(), DeadlineError)
+        gate.opened.set()
+        assert batcher.submit([3]) == [9]
+    assert gate.batches == [[1], [3]]
+
+
+def test_one_bad_item_does_not_fail_its_batch() -> None:
+    with Batcher(squares) as batcher:
+        good, bad, fine = batcher.submit([2, -1, 3])
+    assert (good, fine) == (4, 9)
+    assert isinstance(bad, NoFaceError)
+
+
+def test_an_engine_error_of_the_process_is_the_answer_of_its_batch_only() -> None:
+    def process(items: Sequence[int]) -> list[int | EngineError]:
+        if 0 in items:
+            raise NoFaceError("a nought")
+        return squares(items)
+
+    with Batcher(process, BatcherSettings(batch_items_max=2)) as batcher:
+        first, second, third = batcher.submit([0, 1, 2])
+        assert isinstance(first, NoFaceError)
+        assert isinstance(second, NoFaceError)
+        assert third == 4
+
+
+def test_an_unexpected_error_is_raised_in_every_waiter_and_the_worker_lives_on() -> None:
+    entered, opened, clock = threading.Semaphore(0), threading.Event(), Clock()
+
+    def process(items: Sequence[int]) -> list[int | EngineError]:
+        entered.release()
+        assert opened.wait(WAIT_S)
+        return [100 // item for item in items]
+
+    with Batcher(process, BatcherSettings(wait_ms_max=0.0), clock=clock) as batcher:
+        first = Caller(lambda: batcher.submit([5]))
+        assert entered.acquire(timeout=WAIT_S)
+        hit = [Caller(lambda i=i: batcher.submit([i], clock.now + WAIT_S)) for i in (0, 1)]
+        for _ in range(2):
+            assert clock.joined.acquire(timeout=WAIT_S)
+        opened.set()
+        assert first.outcome() == [20]
+        assert all(isinstance(caller.outcome(), ZeroDivisionError) for caller in hit)
+        assert batcher.submit([4]) == [25]
+
+
+def test_items_of_a_failed_call_that_still_wait_are_dropped() -> None:
+    seen: list[int] = []
+
+    def process(items: Sequence[int]) -> list[int | EngineError]:
+        seen.extend(items)
+        return [100 // item for item in items]
+
+    with Batcher(process, BatcherSettings(batch_items_max=1)) as batcher:
+        with pytest.raises(ZeroDivisionError):
+            batcher.submit([0, 1, 2])
+        assert batcher.submit([5]) == [20]
+    assert seen == [0, 5]
+
+
+def test_a_wrong_number_of_answers_is_an_error() -> None:
+    with Batcher(lambda items: squares(items)[1:]) as batcher:
+        with pytest.raises(RuntimeError, match="1 answers to 2 items"):
+            batcher.submit([1, 2])
+
+
+def test_none_is_an_answer_like_any_other() -> None:
+    with Batcher(lambda items: [None for _ in items]) as batcher:
+        assert batcher.submit([1, 2]) == [None, None]
+
+
+def test_closing_finishes_what_waits_and_refuses_what_comes() -> None:
+    gate, clock = Gate(), Clock()
+    batcher = Batcher(gate, BatcherSettings(batch_items_max=1, wait_ms_max=0.0), clock=clock)
+    callers = [Caller(lambda i=i: batcher.submit([i], clock.now + WAIT_S)) for i in (1, 2, 3)]
+    for _ in range(3):
+        assert clock.joined.acquire(timeout=WAIT_S)
+    closers = [Caller(batcher.close) for _ in range(2)]
+    gate.opened.set()
+    assert [caller.outcome() for caller in callers] == [[1], [4], [9]]
+    assert [closer.outcome() for closer in closers] == [None, None]
+    with pytest.raises(UnavailableError, match="closed"):
+        batcher.submit([4])
+    with pytest.raises(UnavailableError):
+        batcher.refuse_if_full(0)
+    batcher.close()

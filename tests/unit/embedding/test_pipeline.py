@@ -1,0 +1,268 @@
+"""The pipeline with the real detector and a small seeded network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from engine.embedding.align import ALIGNMENTS, Alignment, align
+from engine.embedding.batcher import BatcherSettings
+from engine.embedding.detect import Detector
+from engine.embedding.embed import Embedder
+from engine.embedding.images import ImageLimits, decode, encode_png
+from engine.embedding.pipeline import Pipeline, PipelineSettings, choose
+from engine.errors import (
+    DeadlineError,
+    EngineError,
+    InvalidInputError,
+    OverloadedError,
+    PictureTooLargeError,
+    UnavailableError,
+    UndecodablePictureError,
+    WeightsError,
+)
+from engine.types import Box, EmbeddedFace, Face, FaceChoice, Vectors
+
+
+class SmallNetwork:
+    """One seeded convolution and a projection to 16 numbers: real, deterministic, and knows no one."""
+
+    name = "small"
+    weights_sha256 = "0" * 64
+    alignment: Alignment = ALIGNMENTS["arcface-112"]
+    dimension = 16
+    device = "cpu"
+    mirror = True
+    threshold = 0.5
+
+    def __init__(self) -> None:
+        torch.manual_seed(5)
+        self._layers = nn.Sequential(nn.Conv2d(3, 4, 7, stride=5), nn.ReLU(), nn.Flatten(), nn.LazyLinear(16))
+        self.num_crops: list[int] = []
+
+    def __call__(self, crops: NDArray[np.uint8]) -> Vectors:
+        self.num_crops.append(len(crops))
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 255
+            vectors: Vectors = self._layers(pixels).numpy()
+        # A crop of one colour alone gives nothing, as may happen to any network.
+        vectors[crops.reshape(len(crops), -1).std(axis=1) == 0] = 0
+        return vectors
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector("cpu")
+
+
+@pytest.fixture
+def network() -> SmallNetwork:
+    return SmallNetwork()
+
+
+@pytest.fixture
+def pipeline(detector: Detector, network: SmallNetwork) -> Iterator[Pipeline]:
+    with Pipeline(detector, Embedder(network)) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def crowd(data_folder: Path) -> bytes:
+    return (data_folder / "photos" / "detection" / "multiface.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def people(data_folder: Path) -> list[bytes]:
+    paths = sorted((data_folder / "lfw" / "images").glob("A*/*_0001.jpg"))[:12]
+    return [path.read_bytes() for path in paths]
+
+
+def face(x1: float, y1: float, x2: float, y2: float, confidence: float = 0.9) -> Face:
+    return Face(Box(x1, y1, x2, y2), confidence, np.zeros((5, 2), np.float32))
+
+
+def whole(outcome: list[EmbeddedFace] | EngineError) -> list[EmbeddedFace]:
+    assert not isinstance(outcome, EngineError), outcome
+    return outcome
+
+
+BLANK = encode_png(np.full((60, 80, 3), 200, np.uint8))
+
+
+@pytest.mark.parametrize("choice", FaceChoice)
+def test_of_no_faces_none_is_chosen(choice: FaceChoice) -> None:
+    assert choose([], choice, 100, 100) == []
+
+
+def test_choices_differ_where_the_largest_is_not_in_the_middle() -> None:
+    small_centre, large_aside, medium = face(45, 45, 55, 55), face(0, 0, 40, 40), face(60, 60, 90, 90)
+    faces = [small_centre, large_aside, medium]
+    assert choose(faces, FaceChoice.LARGEST, 100, 100) == [large_aside]
+    assert choose(faces, FaceChoice.CENTRE, 100, 100) == [small_centre]
+    assert choose(faces, FaceChoice.ALL, 100, 100) == [large_aside, medium, small_centre]
+    assert faces == [small_centre, large_aside, medium]
+
+
+def test_equals_keep_the_order_given() -> None:
+    left, right = face(0, 45, 10, 55), face(90, 45, 100, 55)
+    for choice in (FaceChoice.LARGEST, FaceChoice.CENTRE):
+        assert choose([left, right], choice, 100, 100) == [left]
+        assert choose([right, left], choice, 100, 100) == [right]
+    assert choose([right, left], FaceChoice.ALL, 100, 100) == [right, left]
+
+
+def test_no_pictures_give_no_answers(pipeline: Pipeline) -> None:
+    assert pipeline.detect([]) == []
+    assert pipeline.embed([]) == []
+
+
+def test_pictures_without_faces_give_empty_lists(pipeline: Pipeline, network: SmallNetwork) -> None:
+    tiny = encode_png(np.zeros((10, 10, 3), np.uint8))
+    assert pipeline.detect([BLANK, tiny]) == [[], []]
+    assert pipeline.embed([BLANK, tiny]) == [[], []]
+    assert network.num_crops == []
+
+
+def test_one_bad_picture_never_fails_its_batch(pipeline: Pipeline) -> None:
+    blank, undecodable, same = pipeline.embed([BLANK, b"no picture", BLANK])
+    assert (blank, same) == ([], [])
+    assert isinstance(undecodable, UndecodablePictureError)
+
+
+def test_limits_are_those_of_the_settings(detector: Detector, network: SmallNetwork) -> None:
+    settings = PipelineSettings(limits=ImageLimits(pixels_max=4799))
+    with Pipeline(detector, Embedder(network), settings) as pipeline:
+        (outcome,) = pipeline.detect([BLANK])
+    assert isinstance(outcome, PictureTooLargeError)
+
+
+def test_a_minimum_size_that_cannot_be_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(InvalidInputError, match="min_face_px is 3"):
+        pipeline.detect([BLANK], FaceChoice.ALL, 3)
+
+
+def test_a_deadline_that_has_passed_is_honoured(pipeline: Pipeline) -> None:
+    with pytest.raises(DeadlineError):
+        pipeline.embed([BLANK], deadline=time.monotonic() - 1)
+
+
+def test_crops_are_embedded_as_they_are(pipeline: Pipeline, rng: np.random.Generator) -> None:
+    crops = rng.integers(0, 256, (40, 112, 112, 3), np.uint8)
+    templates = pipeline.embed_crops(crops)
+    assert templates.shape == (40, 16)
+    np.testing.assert_allclose(np.linalg.norm(templates, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(templates, pipeline.embedder.embed(crops), atol=1e-5)
+    assert pipeline.embed_crops(crops[:0]).shape == (0, 16)
+
+
+@pytest.mark.parametrize("shape", [(1, 111, 112, 3), (112, 112, 3), (1, 112, 112, 4)])
+def test_crops_of_another_shape_are_refused(pipeline: Pipeline, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="expected crops"):
+        pipeline.embed_crops(np.zeros(shape, np.uint8))
+
+
+def test_a_crop_without_a_template_fails_alone(pipeline: Pipeline, rng: np.random.Generator) -> None:
+    crops = rng.integers(0, 256, (3, 112, 112, 3), np.uint8)
+    crops[1] = 7
+    with pytest.raises(WeightsError):
+        pipeline.embed_crops(crops)
+    assert pipeline.embed_crops(crops[[0, 2]]).shape == (2, 16)
+
+
+def test_warming_up_uses_both_parts(pipeline: Pipeline, network: SmallNetwork) -> None:
+    pipeline.warm_up()
+    assert sum(network.num_crops) > 0
+
+
+def test_a_closed_pipeline_is_unavailable(detector: Detector, network: SmallNetwork) -> None:
+    pipeline = Pipeline(detector, Embedder(network))
+    pipeline.close()
+    pipeline.close()
+    with pytest.raises(UnavailableError):
+        pipeline.detect([BLANK])
+    with pytest.raises(UnavailableError):
+        pipeline.embed([])
+
+
+def test_a_call_of_more_pictures_than_the_queue_holds_goes_in_parts(
+    detector: Detector, network: SmallNetwork
+) -> None:
+    settings = PipelineSettings(batcher=BatcherSettings(batch_items_max=4, queue_items_max=3))
+    with Pipeline(detector, Embedder(network), settings) as pipeline:
+        assert pipeline.detect([BLANK] * 11) == [[]] * 11
+
+
+def test_overload_refuses_the_call_that_finds_the_queue_full(
+    detector: Detector, network: SmallNetwork
+) -> None:
+    settings = PipelineSettings(
+        batcher=BatcherSettings(batch_items_max=1, queue_items_max=1, wait_ms_max=0.0)
+    )
+    with Pipeline(detector, Embedder(network), settings) as pipeline, ThreadPoolExecutor(16) as pool:
+
+        def attempt(_: int) -> bool:
+            try:
+                return pipeline.detect([BLANK]) == [[]]
+            except OverloadedError as error:
+                return error.retry_after_s is not None and error.retry_after_s > 0
+
+        assert all(pool.map(attempt, range(64)))
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_each_face_gets_the_template_of_its_own_crop(pipeline: Pipeline, crowd: bytes) -> None:
+    embedded = whole(pipeline.embed([crowd], FaceChoice.ALL)[0])
+    assert len(embedded) == 6
+    areas = [one.face.box.area for one in embedded]
+    assert areas == sorted(areas, reverse=True)
+    image = decode(crowd)
+    for one in embedded:
+        crop = align(image, one.face.keypoints, pipeline.embedder.alignment)
+        np.testing.assert_allclose(one.template, pipeline.embedder.embed(crop[None])[0], atol=1e-5)
+        assert one.template.base is None
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_choices_agree_between_detect_and_embed(pipeline: Pipeline, crowd: bytes) -> None:
+    for choice in FaceChoice:
+        faces = pipeline.detect([crowd], choice, 30)[0]
+        assert not isinstance(faces, EngineError)
+        embedded = whole(pipeline.embed([crowd], choice, 30)[0])
+        assert [one.face.box for one in embedded] == [one.box for one in faces]
+        assert len(faces) == (6 if choice is FaceChoice.ALL else 1)
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_all_crops_of_a_batch_are_embedded_together(
+    pipeline: Pipeline, network: SmallNetwork, people: list[bytes]
+) -> None:
+    outcomes = pipeline.embed([people[0], b"", people[1], BLANK, people[2]], FaceChoice.LARGEST)
+    assert [0 if isinstance(one, EngineError) else len(one) for one in outcomes] == [1, 0, 1, 0, 1]
+    assert isinstance(outcomes[1], UndecodablePictureError)
+    # Once as they are and once mirrored.
+    assert network.num_crops == [3, 3]
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_many_threads_get_what_one_alone_gets(pipeline: Pipeline, people: list[bytes]) -> None:
+    alone = [whole(pipeline.embed([one])[0])[0] for one in people]
+    sizes = [None, 40, 60]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda i: whole(pipeline.embed([people[i]], min_face_px=sizes[i % 3])[0])[0],
+                                 range(len(people))))  # fmt: skip
+    for i, (one, other) in enumerate(zip(alone, together, strict=True)):
+        if sizes[i % 3] != 60:
+            np.testing.assert_allclose(one.template, other.template, atol=1e-3)
+        assert float(one.template @ other.template) > 0.9
