@@ -26,7 +26,7 @@ class EmbeddingSettings(Settings, frozen=True, kw_only=True):
     """``auto`` takes CUDA where it is, else the CPU; ``cuda`` refuses to start without it."""
     num_threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """CPU threads of the network; None: as many as torch chooses. More than cores slows all down."""
-    pipeline: dict[str, Any] = {}
+    pipeline: dict[str, Any] = msgspec.field(default_factory=dict)
     """Tables `limits`, `detector` and `batcher`: the keys of engine.embedding.pipeline.PipelineSettings. Read
     when the network is loaded, because reading them takes torch."""
 

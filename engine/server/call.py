@@ -134,5 +134,7 @@ class Inbox(Iterator[bytes]):
 def stopping_error() -> UnavailableError:
     """Say that the server is going down; another one, or this one later, may answer."""
     return UnavailableError(
-        "the server is stopping", hint="Send what was not answered to another server, or later.", retry_after_s=1.0
+        "the server is stopping",
+        hint="Send what was not answered to another server, or later.",
+        retry_after_s=1.0,
     )

@@ -60,22 +60,29 @@ def read_drafts(
         for position, sample in enumerate(message.samples)
     ]
     kinds = [slot.sample.WhichOneof("content") for slot in slots]
-    made = iter(_read_vectors(contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "vector"]))
+    made = iter(
+        _read_vectors(contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "vector"])
+    )
     embedded = iter(
-        _embed(backend, contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "picture"], call)
+        _embed(
+            backend, contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "picture"], call
+        )
     )
     templates: list[list[Template]] = [[] for _ in messages]
     faces: list[list[Face | None]] = [[] for _ in messages]
     errors: dict[int, EngineError] = {}
     for slot, kind in zip(slots, kinds, strict=True):
         outcome = next(made) if kind == "vector" else next(embedded) if kind else _empty(slot)
-        if not isinstance(outcome, EngineError):
-            outcome = _template(slot, *outcome)
         if isinstance(outcome, EngineError):
             errors.setdefault(slot.item, outcome)
-        else:
-            templates[slot.item].append(outcome[0])
-            faces[slot.item].append(outcome[1])
+            continue
+        vector, face = outcome
+        template = _template(slot, vector, face)
+        if isinstance(template, EngineError):
+            errors.setdefault(slot.item, template)
+            continue
+        templates[slot.item].append(template)
+        faces[slot.item].append(face)
     return [
         errors.get(item) or _draft(message, prefixes[item], templates[item], faces[item])
         for item, message in enumerate(messages)
@@ -93,7 +100,9 @@ def _draft(
         return InvalidInputError(f"{prefix}evict: {message.evict} is no policy of this version")
     try:
         expire_time = (
-            unpack_time(message.expire_time, f"{prefix}expire_time") if message.HasField("expire_time") else None
+            unpack_time(message.expire_time, f"{prefix}expire_time")
+            if message.HasField("expire_time")
+            else None
         )
     except InvalidInputError as error:
         return error
@@ -108,11 +117,11 @@ def _draft(
     return Draft(enrollment, faces)
 
 
-def _template(slot: _Slot, vector: Vector, face: Face | None) -> tuple[Template, Face | None] | EngineError:
+def _template(slot: _Slot, vector: Vector, face: Face | None) -> Template | EngineError:
     quality = slot.sample.quality if face is None else face.confidence
     if not 0.0 <= quality <= 1.0:
         return InvalidInputError(f"{slot.name}.quality is {quality:g}; it must be 0 to 1")
-    return Template(vector, quality, slot.sample.source), face
+    return Template(vector, quality, slot.sample.source)
 
 
 def _read_vectors(contract: EmbeddingContract, slots: Sequence[_Slot]) -> list[Made | EngineError]:
@@ -142,7 +151,7 @@ def _only_face(faces: list[EmbeddedFace], name: str) -> Made | EngineError:
         return NoFaceError(f"{name}: the picture holds no face that is large and clear enough")
     if len(faces) > 1:
         return InvalidInputError(
-            f"{name}: the picture holds {len(faces)} faces and face_choice is ALL; exactly one can be enrolled",
+            f"{name}: {len(faces)} faces, and face_choice is ALL; exactly one can be enrolled",
             hint="Choose LARGEST or CENTRE, or cut the person's face out of the picture.",
         )
     return faces[0].template, faces[0].face

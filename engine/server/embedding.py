@@ -35,7 +35,8 @@ class EmbeddingService(EmbeddingServiceServicer):
         """Find the faces of pictures and make their templates."""
         pipeline = self._backend.need_pipeline()
         return pb.EmbedFacesResponse(
-            outcomes=_outcomes(pipeline.embed, request.pictures, call), contract=pack_contract(pipeline.embedder.contract)
+            outcomes=_outcomes(pipeline.embed, request.pictures, call),
+            contract=pack_contract(pipeline.embedder.contract),
         )
 
     def EmbedStream(
@@ -48,9 +49,7 @@ class EmbeddingService(EmbeddingServiceServicer):
             yield pb.EmbedStreamResponse(outcomes=_outcomes(pipeline.embed, request.pictures, call))
 
 
-def _outcomes(
-    run: Run[F], pictures: Sequence[types_pb2.Picture], call: Call
-) -> list[pb.PictureOutcome]:
+def _outcomes(run: Run[F], pictures: Sequence[types_pb2.Picture], call: Call) -> list[pb.PictureOutcome]:
     if not 1 <= len(pictures) <= PICTURES_MAX:
         raise InvalidInputError(f"pictures: {len(pictures)} given; it must be 1 to {PICTURES_MAX}")
     call.record.num_items += len(pictures)

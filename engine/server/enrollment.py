@@ -51,7 +51,7 @@ class EnrollmentService(EnrollmentServiceServicer):
 
         def pack(stored: Outcomes) -> pb.EnrollResponse:
             draft = drafts[0]
-            # Raised inside the write's transaction, too: what failed leaves no receipt and may be tried again.
+            # Raised inside the write's transaction, too: what failed leaves no receipt.
             if isinstance(draft, EngineError):
                 raise draft
             if isinstance(stored[0], EngineError):
@@ -84,7 +84,9 @@ class EnrollmentService(EnrollmentServiceServicer):
     ) -> pb.EnrollStreamResponse:
         num_items = len(request.enrollments)
         if not 1 <= num_items <= ENROLL_ITEMS_MAX:
-            raise InvalidInputError(f"enrollments: {num_items} in one message; it must be 1 to {ENROLL_ITEMS_MAX}")
+            raise InvalidInputError(
+                f"enrollments: {num_items} in one message; it must be 1 to {ENROLL_ITEMS_MAX}"
+            )
         call.record.num_items += num_items
         prefixes = [f"enrollments[{item}]." for item in range(num_items)]
         drafts: list[Draft | EngineError] = []
@@ -240,13 +242,15 @@ class EnrollmentService(EnrollmentServiceServicer):
         )
 
 
-def _store(gallery: Gallery, drafts: list[Draft | EngineError], receipt: Receipt | None, call: Call) -> Outcomes:
+def _store(
+    gallery: Gallery, drafts: list[Draft | EngineError], receipt: Receipt | None, call: Call
+) -> Outcomes:
     """Enroll those drafts that are none of them errors, in one commit; an outcome for each of these."""
     enrollments = [draft.enrollment for draft in drafts if isinstance(draft, Draft)]
     if not enrollments:
         return []
     if receipt is not None:
-        # The gallery encodes (sequence, outcomes), but returns the outcomes alone, which name the sequence, too.
+        # The gallery encodes (sequence, outcomes), but returns the outcomes alone.
         encode = receipt.encode
         receipt = dataclasses.replace(receipt, encode=lambda result: encode(result[1]))
     with call.stage("store"):

@@ -87,7 +87,8 @@ class GalleryService(GalleryServiceServicer):
             find=gallery.find_receipt,
             write=write,
             pack=lambda info: pb.UpdateGalleryResponse(
-                gallery=pack_gallery(info, self._aliases_of(info.gallery_id)), receipt=pack_receipt(info.sequence)
+                gallery=pack_gallery(info, self._aliases_of(info.gallery_id)),
+                receipt=pack_receipt(info.sequence),
             ),
         )
 

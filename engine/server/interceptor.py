@@ -30,10 +30,12 @@ from engine.wire import to_status
 T = TypeVar("T")
 HEALTH_PREFIX = "/grpc.health.v1."
 OVERLOADED_RETRY_S = 0.5
-"""What RetryInfo asks of a caller that was refused: about the time in which a full queue of pictures moves."""
+"""What RetryInfo asks of a caller that was refused: about as long as a batch of pictures takes."""
 _PACKAGE = "identiface.v1."
 
 Behaviour = Callable[[Any, Any], Any]
+Handler = Any
+"""grpc.RpcMethodHandler, whose own type says of every behaviour that it may be missing."""
 
 
 class Phase(enum.Enum):
@@ -78,11 +80,12 @@ class InPool:
         self.experimental_thread_pool = pool
 
     def __call__(self, request: Any, context: Any) -> Any:
+        """Behave as the behaviour given."""
         return self._behaviour(request, context)
 
 
-class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Wraps every handler but those of the health service."""
+class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Wraps every handler but those of the health service, which only get a pool of their own."""
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         self._stopping = threading.Event()
         self._changing = threading.Lock()
         self._inboxes: set[Inbox] = set()
-        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     def open(self) -> None:
         """Begin to admit rpcs."""
@@ -122,14 +125,16 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> Handler | None:
         """Choose what answers an rpc; gRPC asks in one thread, just before it queues the answer."""
         handler = continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or method.startswith(HEALTH_PREFIX):
-            return handler
+        if handler is None:
+            return None
+        if method.startswith(HEALTH_PREFIX):
+            return self._in_small_pool(handler)
         refusal = self._refusal(handler)
         if refusal is not None:
             return self._wrap(method, _refuser(handler, refusal), self._small_pool)
@@ -139,12 +144,14 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             self._wrapped[method] = self._wrap(method, handler, pool)
         return self._wrapped[method]
 
-    def _refusal(self, handler: grpc.RpcMethodHandler) -> EngineError | None:
+    def _refusal(self, handler: Handler) -> EngineError | None:
         if self._phase is Phase.STOPPING:
             return stopping_error()
         if self._phase is Phase.STARTING:
             return UnavailableError(
-                "the server is starting", hint="Wait until the health service says SERVING.", retry_after_s=1.0
+                "the server is starting",
+                hint="Wait until the health service says SERVING.",
+                retry_after_s=1.0,
             )
         if handler.request_streaming or handler.response_streaming:
             if self._stream_pool.num_unfinished >= self._streams_max:
@@ -159,9 +166,16 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             )
         return None
 
-    def _wrap(
-        self, method: str, handler: grpc.RpcMethodHandler, pool: futures.ThreadPoolExecutor
-    ) -> grpc.RpcMethodHandler:
+    def _in_small_pool(self, handler: Handler) -> Handler:
+        if handler.response_streaming:
+            return handler  # Watch brings its pool along, and holds no thread
+        return grpc.unary_unary_rpc_method_handler(
+            InPool(handler.unary_unary, self._small_pool),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _wrap(self, method: str, handler: Handler, pool: futures.ThreadPoolExecutor) -> Handler:
         rpc = method.removeprefix("/").removeprefix(_PACKAGE)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(InPool(self._stream_stream(rpc, handler), pool))
@@ -169,7 +183,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             return grpc.unary_stream_rpc_method_handler(InPool(self._unary_stream(rpc, handler), pool))
         return grpc.unary_unary_rpc_method_handler(InPool(self._unary_unary(rpc, handler), pool))
 
-    def _unary_unary(self, rpc: str, handler: grpc.RpcMethodHandler) -> Behaviour:
+    def _unary_unary(self, rpc: str, handler: Handler) -> Behaviour:
         def behave(data: bytes, context: grpc.ServicerContext) -> bytes:
             with self._edge(rpc, context, is_stream=False) as call:
                 request = _parse(handler, data, call)
@@ -177,7 +191,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
         return behave
 
-    def _unary_stream(self, rpc: str, handler: grpc.RpcMethodHandler) -> Behaviour:
+    def _unary_stream(self, rpc: str, handler: Handler) -> Behaviour:
         def behave(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._edge(rpc, context, is_stream=True) as call:
                 request = _parse(handler, data, call)
@@ -186,7 +200,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
         return behave
 
-    def _stream_stream(self, rpc: str, handler: grpc.RpcMethodHandler) -> Behaviour:
+    def _stream_stream(self, rpc: str, handler: Handler) -> Behaviour:
         def behave(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._edge(rpc, context, is_stream=True) as call, self._inbox(messages) as inbox:
                 requests = (_parse(handler, data, call) for data in inbox)
@@ -238,7 +252,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             self._telemetry.end(record, is_stream=is_stream)
 
 
-def _refuser(handler: grpc.RpcMethodHandler, refusal: EngineError) -> grpc.RpcMethodHandler:
+def _refuser(handler: Handler, refusal: EngineError) -> Handler:
     """Make a handler of the same kind that answers nothing but the refusal."""
 
     def refuse(_request: Any, _call: Call) -> Any:
@@ -252,7 +266,7 @@ def _refuser(handler: grpc.RpcMethodHandler, refusal: EngineError) -> grpc.RpcMe
     return kind(refuse, handler.request_deserializer, handler.response_serializer)
 
 
-def _parse(handler: grpc.RpcMethodHandler, data: bytes, call: Call) -> Any:
+def _parse(handler: Handler, data: bytes, call: Call) -> Any:
     """Read one request and note in the log line what of it may stand there."""
     record = call.record
     record.request_size_bytes += len(data)
@@ -269,7 +283,7 @@ def _parse(handler: grpc.RpcMethodHandler, data: bytes, call: Call) -> Any:
     return request
 
 
-def _serialise(handler: grpc.RpcMethodHandler, response: Any, call: Call) -> bytes:
+def _serialise(handler: Handler, response: Any, call: Call) -> bytes:
     data: bytes = handler.response_serializer(response)
     call.record.response_size_bytes += len(data)
     return data

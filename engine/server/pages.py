@@ -24,7 +24,9 @@ def page_of(
     or token that cannot be.
     """
     if not 0 <= page_size <= PAGE_ITEMS_MAX:
-        raise InvalidInputError(f"page_size is {page_size}; it must be 1 to {PAGE_ITEMS_MAX}, or 0 for the default")
+        raise InvalidInputError(
+            f"page_size is {page_size}; it must be 1 to {PAGE_ITEMS_MAX}, or 0 for the default"
+        )
     size = page_size or PAGE_ITEMS_DEFAULT
     # One more than asked for tells whether there is another page.
     items = fetch(read_token(page_token), size + 1)

@@ -48,7 +48,7 @@ def run_pictures(
 def embed_for(
     backend: Backend, contract: EmbeddingContract, pictures: Sequence[types_pb2.Picture], call: Call
 ) -> list[list[EmbeddedFace] | EngineError]:
-    """Make templates of pictures for a gallery of that contract: of the largest face, unless they say otherwise.
+    """Make templates of pictures for a gallery of that contract; the largest face's where nothing is said.
 
     A server without a network, or with one of another contract, is every picture's own outcome.
     """
@@ -66,7 +66,8 @@ def check_digest(digest: str, contract: EmbeddingContract, owner: str = "contrac
     """Raise ContractMismatchError where the digest is not the contract's; an empty one is not checked."""
     if digest and digest != digest_of(contract):
         raise ContractMismatchError(
-            f"{owner} has the contract {digest[:12]!r}, the gallery {digest_of(contract)[:12]!r} ({contract.name})"
+            f"{owner} is of contract {digest[:12]!r}, "
+            f"the gallery of {digest_of(contract)[:12]!r} ({contract.name})"
         )
 
 
@@ -84,7 +85,11 @@ def named(error: EngineError, name: str) -> EngineError:
 
 
 def _run_part(
-    run: Run[F], pictures: Sequence[bytes], choice: FaceChoice, min_face_px: int | None, deadline: float | None
+    run: Run[F],
+    pictures: Sequence[bytes],
+    choice: FaceChoice,
+    min_face_px: int | None,
+    deadline: float | None,
 ) -> list[list[F] | EngineError]:
     try:
         return run(pictures, choice, min_face_px, deadline)

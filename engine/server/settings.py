@@ -27,8 +27,8 @@ class ServeSettings(Settings, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:7300"
     """HOST:PORT; port 0 takes a free one, see `port_file`."""
     port_file: str = ""
-    """File that holds the port in decimal while the server is ready; empty: none. A file left there is removed
-    at the start."""
+    """File that holds the port in decimal while the server is ready; empty: none. An old one is removed at
+    the start."""
     insecure: bool = False
     """Whether to listen beyond this machine although nothing is encrypted and anybody may ask."""
     metrics_listen: str = ""
@@ -42,7 +42,7 @@ class ServeSettings(Settings, frozen=True, kw_only=True):
     unary_queue_max: Annotated[int, msgspec.Meta(ge=0)] = 256
     """Unary calls that may wait for a thread; one more is refused with OVERLOADED."""
     streams_max: Count = 32
-    """Streams open at once, idle ones included: each holds two threads. One more is refused with OVERLOADED."""
+    """Streams open at once, idle ones included: each holds two threads. One more is refused as OVERLOADED."""
     message_size_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 30)] = MESSAGE_SIZE_BYTES_MAX
     """Size of one message; a larger one is refused by gRPC itself. Clients know the default only."""
     keepalive_s: Annotated[float, msgspec.Meta(ge=10)] = 60.0
@@ -67,7 +67,7 @@ def refuse_unprotected(host: str, *, insecure: bool) -> None:
     if insecure or is_loopback(host):
         return
     raise SettingsError(
-        f"listen: {host} can be reached from other machines, and this version neither encrypts nor asks who calls",
+        f"listen: other machines can reach {host}, and this version neither encrypts nor asks who calls",
         hint="Listen on 127.0.0.1, or give --insecure where the network itself is protected.",
     )
 

@@ -54,10 +54,9 @@ def test_transform_equals_umeyama(rng: np.random.Generator) -> None:
 def test_transform_never_mirrors(rng: np.random.Generator) -> None:
     template = ALIGNMENTS["dlib-150"].points
     for _ in range(200):
+        mirrored = (template * [-1, 1] + rng.normal(size=(5, 2))).astype(np.float32)
         try:
-            matrix = similarity_transform(
-                (template * [-1, 1]).astype(np.float32) + rng.normal(size=(5, 2)), template
-            )
+            matrix = similarity_transform(mirrored, template)
         except InvalidPictureError:
             continue
         assert np.linalg.det(matrix[:, :2]) > 0
@@ -92,7 +91,7 @@ def test_a_large_face_is_averaged_and_not_sampled(rng: np.random.Generator) -> N
     alignment = ALIGNMENTS["arcface-112"]
     image = rng.integers(0, 256, (1500, 1500, 3), np.uint8)
     crop = align(image, placed(alignment, 8.0, 0.0, (200.0, 200.0)), alignment)
-    # 64 independent pixels in one: the spread of the mean falls by 8; bilinear sampling would keep half of it.
+    # 64 independent pixels in one: the spread of the mean falls by 8; bilinear sampling keeps half of it.
     assert crop.astype(float).std() < 1.5 * image.std() / 8
 
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -124,7 +125,7 @@ def test_what_waits_while_the_worker_is_busy_becomes_one_batch() -> None:
     with Batcher(gate, BatcherSettings(wait_ms_max=0.0), clock=clock) as batcher:
         first = Caller(lambda: batcher.submit([1], clock.now + WAIT_S))
         assert gate.entered.acquire(timeout=WAIT_S)
-        rest = [Caller(lambda i=i: batcher.submit([i], clock.now + WAIT_S)) for i in (2, 3, 4)]
+        rest = [Caller(partial(batcher.submit, [i], clock.now + WAIT_S)) for i in (2, 3, 4)]
         for _ in range(4):
             assert clock.joined.acquire(timeout=WAIT_S)
         gate.opened.set()
@@ -166,9 +167,9 @@ def test_a_full_queue_refuses_before_any_work() -> None:
 
 
 def test_a_call_that_could_never_fit_is_the_callers_fault() -> None:
-    with Batcher(squares, BatcherSettings(queue_items_max=2)) as batcher:
-        with pytest.raises(InvalidInputError, match="at most 2"):
-            batcher.submit([1, 2, 3])
+    limits = BatcherSettings(queue_items_max=2)
+    with Batcher(squares, limits) as batcher, pytest.raises(InvalidInputError, match="at most 2"):
+        batcher.submit([1, 2, 3])
 
 
 def test_a_deadline_that_has_passed_is_no_work() -> None:
@@ -237,7 +238,7 @@ def test_an_unexpected_error_is_raised_in_every_waiter_and_the_worker_lives_on()
     with Batcher(process, BatcherSettings(wait_ms_max=0.0), clock=clock) as batcher:
         first = Caller(lambda: batcher.submit([5]))
         assert entered.acquire(timeout=WAIT_S)
-        hit = [Caller(lambda i=i: batcher.submit([i], clock.now + WAIT_S)) for i in (0, 1)]
+        hit = [Caller(partial(batcher.submit, [i], clock.now + WAIT_S)) for i in (0, 1)]
         for _ in range(2):
             assert clock.joined.acquire(timeout=WAIT_S)
         opened.set()
@@ -261,20 +262,25 @@ def test_items_of_a_failed_call_that_still_wait_are_dropped() -> None:
 
 
 def test_a_wrong_number_of_answers_is_an_error() -> None:
-    with Batcher(lambda items: squares(items)[1:]) as batcher:
-        with pytest.raises(RuntimeError, match="1 answers to 2 items"):
-            batcher.submit([1, 2])
+    def process(items: Sequence[int]) -> list[int | EngineError]:
+        return squares(items)[1:]
+
+    with Batcher(process) as batcher, pytest.raises(RuntimeError, match="1 answers to 2 items"):
+        batcher.submit([1, 2])
 
 
 def test_none_is_an_answer_like_any_other() -> None:
-    with Batcher(lambda items: [None for _ in items]) as batcher:
+    def process(items: Sequence[int]) -> list[EngineError | None]:
+        return [None for _ in items]
+
+    with Batcher(process) as batcher:
         assert batcher.submit([1, 2]) == [None, None]
 
 
 def test_closing_finishes_what_waits_and_refuses_what_comes() -> None:
     gate, clock = Gate(), Clock()
     batcher = Batcher(gate, BatcherSettings(batch_items_max=1, wait_ms_max=0.0), clock=clock)
-    callers = [Caller(lambda i=i: batcher.submit([i], clock.now + WAIT_S)) for i in (1, 2, 3)]
+    callers = [Caller(partial(batcher.submit, [i], clock.now + WAIT_S)) for i in (1, 2, 3)]
     for _ in range(3):
         assert clock.joined.acquire(timeout=WAIT_S)
     closers = [Caller(batcher.close) for _ in range(2)]

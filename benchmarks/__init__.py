@@ -1,0 +1,1 @@
+"""Demo, measurements and their reports. Nothing here is installed with the distribution."""
