@@ -53,14 +53,17 @@ class Distribution:
         rng = np.random.default_rng(seed)
         values, directions = np.linalg.eigh(self.covariance.astype(np.float64))
         spread = (directions * np.sqrt(np.maximum(values, 0.0))).astype(np.float32)
-        vectors = rng.standard_normal((num, len(self.mean)), dtype=np.float32) @ spread.T + self.mean
+        noise: Vectors = rng.standard_normal((num, len(self.mean)), dtype=np.float32)
+        vectors: Vectors = noise @ spread.T + self.mean
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
 
 def main() -> None:
     """Measure the distribution of templates in a file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("templates", type=Path, help="npy file, float32[n, d], one unit template per person")
     parser.add_argument("--out", type=Path, required=True, help="npz file to write")
     arguments = parser.parse_args()

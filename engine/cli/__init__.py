@@ -1,4 +1,4 @@
-"""The command `identiface`: its verbs, its exit codes and its one-line errors. Knows no part of the engine."""
+"""The command `identiface`: its verbs, exit codes and one-line errors. Knows no part of the engine."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import re
 import sys
 import unicodedata
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 DEFAULT_SERVER = "127.0.0.1:7300"
 SERVER_VARIABLE = "IDENTIFACE_SERVER"
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-Verbs = argparse._SubParsersAction[Parser]
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What verbs are added to."""
 
 
@@ -126,7 +126,9 @@ def whole(text: str, smallest: int, largest: int) -> int:
     except ValueError:
         number = smallest - 1
     if not smallest <= number <= largest:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {smallest} to {largest}, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from {smallest} to {largest}, not {text!r}"
+        )
     return number
 
 

@@ -108,7 +108,8 @@ def find_pictures(arguments: Sequence[str]) -> list[PictureFile]:
         )
         if not found:
             raise InvalidInputError(
-                f"folder {argument} holds no pictures", hint=f"Files ending in {', '.join(SUFFIXES)} are taken."
+                f"folder {argument} holds no pictures",
+                hint=f"Files ending in {', '.join(SUFFIXES)} are taken.",
             )
         files.extend(PictureFile(str(path)) for path in found)
     return files

@@ -160,6 +160,7 @@ class Server:
         )
         self._add_services()
         self.port = _bind(self._server, host, port)
+        self._address = f"{host}:{self.port}"
 
     def start(self) -> None:
         """Answer health checks, then load and warm up what takes time."""
@@ -167,6 +168,7 @@ class Server:
         if settings.port_file:
             Path(settings.port_file).unlink(missing_ok=True)
         self._server.start()
+        LOGGER.info("starting", extra={"fields": {"listen": self._address}})
         # Whatever fails from here on must not leave threads of gRPC behind.
         self._parts.callback(self._server.stop, 0)
         if settings.metrics_listen:
@@ -189,9 +191,8 @@ class Server:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         if self._settings.port_file:
             _write_port_file(Path(self._settings.port_file), self.port)
-        host, _ = read_address(self._settings.listen, "listen")
         fields = {
-            "listen": f"{host}:{self.port}",
+            "listen": self._address,
             "data": self._settings.data,
             "model": self._settings.embedding.model,
             "device": self._backend.device,

@@ -1,0 +1,42 @@
+"""What a measurement was made on, for its report."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+PACKAGES = ("identiface", "faiss-cpu", "grpcio", "lmdb", "numpy", "protobuf", "torch")
+REPORTS = Path(__file__).resolve().parent / "reports"
+
+
+def describe() -> dict[str, str]:
+    """Processor, cores, memory, operating system, versions."""
+    cpu_info = Path("/proc/cpuinfo")
+    models = (
+        [line for line in cpu_info.read_text().splitlines() if line.startswith("model name")]
+        if cpu_info.is_file()
+        else []
+    )
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "processor": models[0].split(":")[1].strip() if models else platform.processor(),
+        "cores": str(os.cpu_count()),
+        "memory_gib": f"{memory_bytes / 2**30:.0f}",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def write_report(name: str, title: str, body: str, command: str) -> Path:
+    """Write a dated report beside the others; returns its path."""
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    machine = "\n".join(f"| {key} | {value} |" for key, value in describe().items())
+    REPORTS.mkdir(exist_ok=True)
+    path = REPORTS / f"{today}-{name}.md"
+    path.write_text(f"# {title}\n\n{today}: `{command}`\n\n{body}\n\n| machine | |\n|---|---|\n{machine}\n")
+    return path

@@ -1,0 +1,116 @@
+"""Enrollment and search over gRPC, client in another process than the server: ``make bench``.
+
+Prints a table, writes a dated report to ``benchmarks/reports`` and, with ``--json FILE``, the rows as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.galleries import Distribution
+from benchmarks.machine import write_report
+from benchmarks.server import serving
+from engine.client import Client, EnrollItem
+from engine.types import ENROLL_ITEMS_MAX, EmbeddingContract
+
+GALLERY = "bench"
+SEED = 20_261_121
+
+
+def measure(num_identities: int, num_searches: int, rounds: int) -> list[dict[str, Any]]:
+    """Enroll over one stream and search one by one, in each round on a fresh gallery; a row a round and kind."""
+    contract = EmbeddingContract("drawn", "", "", False, 128, "l2", 0.94)
+    distribution = Distribution.load("dlib-resnet")
+    vectors = distribution.draw(num_identities, SEED)
+    probes = distribution.draw(num_searches, SEED + 1)
+    rows: list[dict[str, Any]] = []
+    with (
+        tempfile.TemporaryDirectory(dir=".") as folder,
+        serving(Path(folder) / "data", "--model", "none") as server,Client(server.address) as client
+    ):
+        for round_ in range(rounds):
+            gallery_id = f"{GALLERY}-{round_}"
+            client.create_gallery(gallery_id, contract)
+            rows.append({"round": round_, **_enroll(client, gallery_id, vectors)})
+            rows.append({"round": round_, **_search(client, gallery_id, probes, num_identities)})
+    return rows
+
+
+def _enroll(client: Client, gallery_id: str, vectors: Any) -> dict[str, Any]:
+    items = [EnrollItem(f"id-{number:07d}", [vector]) for number, vector in enumerate(vectors)]
+    started = time.perf_counter()
+    errors = sum(isinstance(answer, Exception) for _, answer in client.enroll_stream(gallery_id, items))
+    seconds = time.perf_counter() - started
+    per_s = len(items) / seconds
+    return {"kind": "enroll stream", "enrolled": len(items), "per_s": per_s, "errors": errors}
+
+
+def _search(client: Client, gallery_id: str, probes: Any, num_identities: int) -> dict[str, Any]:
+    for probe in probes[:20]:
+        client.identify(gallery_id, probe)
+    times_ms = []
+    for probe in probes:
+        started = time.perf_counter()
+        faces = client.identify(gallery_id, probe)
+        times_ms.append((time.perf_counter() - started) * 1e3)
+        if len(faces[0].candidates) != 10:
+            raise RuntimeError("a search returned fewer candidates than asked for")
+    p50, p99 = np.percentile(times_ms, [50, 99])
+    return {
+        "kind": "identify",
+        "enrolled": num_identities,
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "errors": 0,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    lines = [
+        "| round | what | enrolled | per second | p50 ms | p99 ms | errors |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        per_s = f"{row['per_s']:,.0f}" if "per_s" in row else ""
+        p50, p99 = (f"{row[key]:.2f}" if key in row else "" for key in ("p50_ms", "p99_ms"))
+        lines.append(
+            f"| {row['round']} | {row['kind']} | {row['enrolled']:,} | {per_s} | {p50} | {p99} | {row['errors']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--identities", type=int, default=10_000, help="enrolled identities, one vector each")
+    parser.add_argument("--searches", type=int, default=2_000, help="timed searches a round")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions on fresh galleries")
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    arguments = parser.parse_args()
+    rows = measure(arguments.identities, arguments.searches, arguments.rounds)
+    body = (
+        f"One server process without a network, one client process, one connection at a time. Messages of "
+        f"{ENROLL_ITEMS_MAX} identities, one synced commit each; searches by vector, k = 10, exact. Vectors drawn to "
+        f"the default network's distribution, seed {SEED}.\n\n" + table(rows)
+    )
+    print(table(rows))
+    command = (
+        f"python -m benchmarks.serve --identities {arguments.identities} --searches {arguments.searches}"
+    )
+    print(write_report("serve", "Enrollment and search over gRPC", body, command))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The verbs `gallery create|list|show|delete|alias`. Knows nothing of faces."""
+
+from __future__ import annotations
+
+import argparse
+
+from engine.cli import output
+from engine.cli.arguments import (
+    UsageError,
+    Verbs,
+    add_server_options,
+    name,
+    similarity,
+    whole,
+)
+from engine.cli.layout import print_json, print_lines
+from engine.client import Client
+from engine.types import (
+    DIMENSION_MAX,
+    DIMENSION_MIN,
+    TEMPLATES_PER_IDENTITY_MAX,
+    EmbeddingContract,
+    GallerySettings,
+)
+
+_CREATE = """\
+example:
+  identiface gallery create staff
+  identiface gallery create words --dimension 300    vectors made elsewhere, 300 floats each
+"""
+_ALIAS = """\
+An alias is a second name that can move to another gallery at once, without downtime.
+
+example:
+  identiface gallery alias staff staff-2026
+  identiface gallery alias staff --delete
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verb `gallery` and those below it."""
+    summary = "make, list, describe and remove galleries"
+    gallery = verbs.add_parser("gallery", help=summary, description=f"{summary.capitalize()}.")
+    below = gallery.add_subparsers(dest="gallery_verb", metavar="VERB", required=True, title="verbs")
+    _add_create(below)
+    listed = below.add_parser("list", help="list galleries", description="List galleries.")
+    listed.set_defaults(run=_list)
+    add_server_options(listed)
+    show = below.add_parser("show", help="describe one gallery", description="Describe one gallery.")
+    show.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
+    show.set_defaults(run=_show)
+    add_server_options(show)
+    delete = below.add_parser(
+        "delete",
+        help="remove a gallery and all its files",
+        description="Remove a gallery and all its files, without asking. An alias does not do here.",
+    )
+    delete.add_argument("gallery", metavar="GALLERY", type=name, help="its own name")
+    delete.set_defaults(run=_delete)
+    add_server_options(delete)
+    alias = below.add_parser(
+        "alias", help="make, move or forget an alias", description="Make or move an alias.", epilog=_ALIAS
+    )
+    alias.add_argument("alias", metavar="ALIAS", type=name, help="the second name")
+    alias.add_argument("gallery", metavar="GALLERY", type=name, nargs="?", help="the gallery it shall name")
+    alias.add_argument("--delete", action="store_true", help="forget the alias; its gallery stays")
+    alias.set_defaults(run=_alias)
+    add_server_options(alias)
+
+
+def _add_create(below: Verbs) -> None:
+    create = below.add_parser(
+        "create",
+        help="make an empty gallery",
+        description="Make an empty gallery, bound to the server's network or, with --dimension, to vectors"
+        " made elsewhere.",
+        epilog=_CREATE,
+    )
+    create.add_argument(
+        "gallery", metavar="GALLERY", type=name, help="lower-case letters, digits, - and _, at most 63"
+    )
+    create.add_argument(
+        "--dimension",
+        metavar="FLOATS",
+        type=lambda text: whole(text, DIMENSION_MIN, DIMENSION_MAX),
+        help=f"for vectors made elsewhere: floats of each, {DIMENSION_MIN} to {DIMENSION_MAX}",
+    )
+    create.add_argument(
+        "--contract",
+        metavar="NAME",
+        type=name,
+        default="vectors",
+        help="with --dimension: name of what made them (default: vectors)",
+    )
+    create.add_argument(
+        "--threshold",
+        metavar="SIMILARITY",
+        type=similarity,
+        help="accept at or above this cosine, -1 to 1 (default: that of the network)",
+    )
+    create.add_argument(
+        "--templates-max",
+        metavar="NUMBER",
+        type=lambda text: whole(text, 1, TEMPLATES_PER_IDENTITY_MAX),
+        default=TEMPLATES_PER_IDENTITY_MAX,
+        help=f"most templates of one identity, 1 to {TEMPLATES_PER_IDENTITY_MAX}"
+        f" (default: {TEMPLATES_PER_IDENTITY_MAX})",
+    )
+    create.set_defaults(run=_create)
+    add_server_options(create)
+
+
+def _create(arguments: argparse.Namespace) -> None:
+    contract = None
+    if arguments.dimension is not None:
+        if arguments.threshold is None:
+            raise UsageError("--dimension needs --threshold: nothing is known of vectors made elsewhere")
+        contract = EmbeddingContract(
+            arguments.contract,
+            "",
+            "",
+            mirror=False,
+            dimension=arguments.dimension,
+            threshold=arguments.threshold,
+        )
+    settings = GallerySettings(arguments.templates_max, arguments.threshold)
+    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+        gallery = client.create_gallery(arguments.gallery, contract, settings)
+    if arguments.json:
+        print_json(output.gallery_json(gallery))
+    else:
+        told = output.gallery_json(gallery)
+        model = f"{told['model']}, {told['dimension']} floats, threshold {told['threshold']:.4f}"
+        print_lines([f"made gallery {gallery.gallery_id} ({model})"])
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+        galleries = client.list_galleries()
+    if arguments.json:
+        print_json({"galleries": [output.gallery_json(gallery) for gallery in galleries]})
+    else:
+        print_lines(output.galleries_lines(galleries))
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+        gallery = client.get_gallery(arguments.gallery)
+    if arguments.json:
+        print_json(output.gallery_json(gallery))
+    else:
+        print_lines(output.gallery_lines(gallery))
+
+
+def _delete(arguments: argparse.Namespace) -> None:
+    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+        client.delete_gallery(arguments.gallery)
+    if arguments.json:
+        print_json({"id": arguments.gallery, "is_deleted": True})
+    else:
+        print_lines([f"removed gallery {arguments.gallery} and all its files"])
+
+
+def _alias(arguments: argparse.Namespace) -> None:
+    if (arguments.gallery is None) != arguments.delete:
+        raise UsageError("give either the GALLERY that the alias shall name, or --delete")
+    previous = None
+    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+        if arguments.delete:
+            client.delete_alias(arguments.alias)
+            line = f"forgot alias {arguments.alias}"
+        else:
+            previous = client.set_alias(arguments.alias, arguments.gallery) or None
+            before = f", before it named {previous}" if previous else ""
+            line = f"{arguments.alias} names {arguments.gallery}{before}"
+    if arguments.json:
+        print_json({"alias": arguments.alias, "id": arguments.gallery, "previous_id": previous})
+    else:
+        print_lines([line])
