@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import os
 import platform
@@ -34,7 +34,7 @@ def describe() -> dict[str, str]:
 
 def write_report(name: str, title: str, body: str, command: str) -> Path:
     """Write a dated report beside the others; returns its path."""
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     machine = "\n".join(f"| {key} | {value} |" for key, value in describe().items())
     REPORTS.mkdir(exist_ok=True)
     path = REPORTS / f"{today}-{name}.md"

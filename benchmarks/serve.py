@@ -25,7 +25,7 @@ SEED = 20_261_121
 
 
 def measure(num_identities: int, num_searches: int, rounds: int) -> list[dict[str, Any]]:
-    """Enroll over one stream and search one by one, in each round on a fresh gallery; a row a round and kind."""
+    """Enroll over one stream, then search one by one, each round on a fresh gallery; two rows a round."""
     contract = EmbeddingContract("drawn", "", "", False, 128, "l2", 0.94)
     distribution = Distribution.load("dlib-resnet")
     vectors = distribution.draw(num_identities, SEED)
@@ -33,7 +33,8 @@ def measure(num_identities: int, num_searches: int, rounds: int) -> list[dict[st
     rows: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(dir=".") as folder,
-        serving(Path(folder) / "data", "--model", "none") as server,Client(server.address) as client
+        serving(Path(folder) / "data", "--model", "none") as server,
+        Client(server.address) as client,
     ):
         for round_ in range(rounds):
             gallery_id = f"{GALLERY}-{round_}"
@@ -82,7 +83,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         per_s = f"{row['per_s']:,.0f}" if "per_s" in row else ""
         p50, p99 = (f"{row[key]:.2f}" if key in row else "" for key in ("p50_ms", "p99_ms"))
         lines.append(
-            f"| {row['round']} | {row['kind']} | {row['enrolled']:,} | {per_s} | {p50} | {p99} | {row['errors']} |"
+            f"| {row['round']} | {row['kind']} | {row['enrolled']:,} "
+            f"| {per_s} | {p50} | {p99} | {row['errors']} |"
         )
     return "\n".join(lines)
 
@@ -100,8 +102,8 @@ def main() -> None:
     rows = measure(arguments.identities, arguments.searches, arguments.rounds)
     body = (
         f"One server process without a network, one client process, one connection at a time. Messages of "
-        f"{ENROLL_ITEMS_MAX} identities, one synced commit each; searches by vector, k = 10, exact. Vectors drawn to "
-        f"the default network's distribution, seed {SEED}.\n\n" + table(rows)
+        f"{ENROLL_ITEMS_MAX} identities, one synced commit each; searches by vector, k = 10, exact. Vectors "
+        f"drawn to the default network's distribution, seed {SEED}.\n\n" + table(rows)
     )
     print(table(rows))
     command = (
