@@ -128,7 +128,7 @@ def _add_verify(verbs: Verbs) -> None:
         "       identiface verify [options] --pictures PICTURE PICTURE",
         epilog=_VERIFY,
     )
-    verify.add_argument("claim", metavar="GALLERY IDENTITY PICTURE", type=name, nargs="*", help="the claim")
+    verify.add_argument("claim", metavar="GALLERY IDENTITY PICTURE", nargs="*", help="the claim")
     verify.add_argument(
         "--pictures", metavar="PICTURE", nargs=2, help="compare two pictures; nobody needs to be enrolled"
     )
@@ -233,15 +233,19 @@ def _verify(arguments: argparse.Namespace) -> None:
         raise UsageError("give either GALLERY IDENTITY PICTURE, or --pictures with two pictures")
     if arguments.pictures is None and len(given) != 3:
         raise UsageError("give GALLERY IDENTITY PICTURE, or --pictures with two pictures")
+    try:
+        claimed = [name(text) for text in given[:2]]
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from error
     typed = arguments.pictures or given[2:]
     if typed.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once")
-    files = [PictureFile(name) for name in typed]
+    files = [PictureFile(path) for path in typed]
     pictures = [_picture(arguments, file.read()) for file in files]
     with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
         try:
             if arguments.pictures is None:
-                answer = client.verify(given[0], given[1], pictures[0], threshold=arguments.threshold)
+                answer = client.verify(claimed[0], claimed[1], pictures[0], threshold=arguments.threshold)
             else:
                 answer = client.verify_pair(pictures[0], pictures[1], threshold=arguments.threshold)
         except EngineError as error:

@@ -26,7 +26,7 @@ from engine.types import (
 _CREATE = """\
 example:
   identiface gallery create staff
-  identiface gallery create words --dimension 300    vectors made elsewhere, 300 floats each
+  identiface gallery create others --dimension 512 --threshold 0.4    for vectors made elsewhere
 """
 _ALIAS = """\
 An alias is a second name that can move to another gallery at once, without downtime.

@@ -9,7 +9,7 @@ from typing import Any
 from engine.cli.arguments import DEFAULT_SERVER, UsageError, Verbs, address, positive
 
 _EPILOG = """\
-Flags go before the settings file, a TOML file with the keys of ServeSettings: data, listen, port_file,
+Flags win over the settings file, which is TOML with the keys of ServeSettings: data, listen, port_file,
 threads, tables [embedding] and [galleries], and more. SIGTERM stops it after the work in progress; every
 answered write is on disk already, so kill -9 loses nothing, too.
 

@@ -43,9 +43,9 @@ def align(image: Rgb, keypoints: Keypoints, alignment: Alignment) -> Rgb:
     """Cut the face at `keypoints` out of a picture as uint8[size_px, size_px, 3].
 
     Beyond the picture's edge its outermost pixels go on: of 73 LFW faces cut out at their box, dlib's ResNet
-    gives templates of mean cosine 0.998 to those of the whole picture, and 0.9965 with black there. A face larger than the crop is averaged down, not
-    sampled here and there. Raises InvalidPictureError where the keypoints are not five finite points or
-    cannot be of a face (all in one place).
+    gives templates of mean cosine 0.998 to those of the whole picture, and 0.9965 with black there. A face
+    larger than the crop is averaged down, not sampled here and there. Raises InvalidPictureError where the
+    keypoints are not five finite points or cannot be of a face (all in one place).
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
         raise InvalidPictureError(f"expected pixels uint8[h, w, 3], got {image.dtype}{list(image.shape)}")

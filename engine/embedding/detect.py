@@ -41,6 +41,8 @@ NET_CROPS_MAX = 256
 """Crops that a net sees at once; bounds memory (some 60 MiB in the third net)."""
 SUPPRESSION_BLOCK = 512
 """Candidates whose overlaps are computed at once; bounds memory to a few MiB."""
+SUPPRESSION_SURPLUS = 2
+"""Candidates looked at for each that may go on; a face gives about two. Bounds time."""
 OVERLAP_IN_LEVEL, OVERLAP_IN_PICTURE = 0.5, 0.7
 """Intersection over union above which the less confident candidate goes (detect_face.py)."""
 
@@ -104,9 +106,8 @@ class Detector:
             level = sums.level(int(sums.height * scale + 1), int(sums.width * scale + 1))
             shifts, faceness = self._proposal_net(self._tensor(level[None]))
             found = _windows(faceness[0, 1].cpu().numpy(), shifts[0].cpu().numpy(), scale, self._threshold(0))
-            candidates.append(found[self._suppress(found, OVERLAP_IN_LEVEL)])
-        found = np.concatenate(candidates)
-        found = found[self._suppress(found, OVERLAP_IN_PICTURE)]
+            candidates.append(self._survivors(found, OVERLAP_IN_LEVEL))
+        found = self._survivors(np.concatenate(candidates), OVERLAP_IN_PICTURE)
         sides = np.tile(found[:, 2:4] - found[:, 0:2], 2)
         return _squares(found[:, :4] + found[:, 5:9] * sides)
 
@@ -118,7 +119,7 @@ class Detector:
         for part in _parts(counts):
             is_face = faceness[part, 1] > self._threshold(1)
             found = np.column_stack([boxes[part], faceness[part, 1], shifts[part]])[is_face]
-            found = found[self._suppress(found, OVERLAP_IN_PICTURE)]
+            found = self._survivors(found, OVERLAP_IN_PICTURE)
             refined.append(_squares(_moved(found[:, :4], found[:, 5:9])))
         return refined
 
@@ -141,8 +142,13 @@ class Detector:
             faces.append([face for face in kept if face is not None][: self.settings.faces_max])
         return faces
 
-    def _suppress(self, found: Floats, overlap_max: float) -> Ints:
-        return suppress(found[:, :4], found[:, 4], overlap_max)[: self.settings.candidates_max]
+    def _survivors(self, found: Floats, overlap_max: float) -> Floats:
+        """Rows float32[n, 5 or more] (box, confidence, ...) that go on, most confident first."""
+        most = self.settings.candidates_max
+        if len(found) > SUPPRESSION_SURPLUS * most:
+            order = np.argsort(-found[:, 4], kind="stable")
+            found = found[order[: SUPPRESSION_SURPLUS * most]]
+        return found[suppress(found[:, :4], found[:, 4], overlap_max)[:most]]
 
     def _threshold(self, stage: int) -> np.float32:
         return np.float32(self.settings.thresholds[stage])
