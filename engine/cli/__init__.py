@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from engine import __version__
 from engine.cli import admin, enrolled, evaluate, faces, galleries, serve
 from engine.cli.arguments import Parser, UsageError, one_line
-from engine.errors import EngineError
+from engine.errors import (
+    DeadlineError,
+    EngineError,
+    GalleryNotFoundError,
+    IdentityNotFoundError,
+    InvalidIdError,
+    InvalidInputError,
+    NoEmbedderError,
+    NoFaceError,
+    TemplateLimitError,
+    TemplateNotFoundError,
+)
 
 ANSWERED, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: no match is an answer, too."""
@@ -24,6 +35,20 @@ example:
   identiface enroll staff ada ada.jpg
   identiface identify staff group.jpg --face all --plot who.png
 """
+
+_HINTS: dict[type[EngineError], str] = {
+    # The errors' own hints speak to programs that call rpcs; these speak of verbs and flags.
+    GalleryNotFoundError: "`identiface gallery list` lists galleries, `identiface gallery create` makes one.",
+    IdentityNotFoundError: "`identiface list GALLERY` lists who is enrolled.",
+    TemplateNotFoundError: "`identiface list GALLERY` lists the ids of templates.",
+    NoFaceError: "Choose a picture with a larger or clearer face, or look for smaller ones with --min-face-px.",
+    TemplateLimitError: "Remove templates, or enroll with --replace or --evict.",
+    NoEmbedderError: "Start the server with a --model to send it pictures.",
+    DeadlineError: "Allow more with --timeout-s; a write may have been made: look before you repeat it.",
+    # Their messages say all that is to be done.
+    InvalidIdError: "",
+    InvalidInputError: "",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +95,11 @@ def build_parser() -> Parser:
 
 
 def _sentence(error: EngineError) -> str:
-    message = error.message.rstrip(". ")
-    return f"{message}. {error.hint}"
+    """Say what went wrong and what to do, in terms of this command where the hint is a program's."""
+    hint = error.hint
+    if hint == type(error).hint:
+        hint = _HINTS.get(type(error), hint)
+    return f"{error.message.rstrip('. ')}. {hint}".rstrip()
 
 
 def _complain(message: str, code: int) -> int:

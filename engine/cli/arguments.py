@@ -18,7 +18,6 @@ SERVER_VARIABLE = "IDENTIFACE_SERVER"
 TIMEOUT_S = 30.0
 """Time allowed for one call."""
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):[0-9]{1,5}|unix:.+")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class UsageError(Exception):
@@ -101,8 +100,11 @@ def address(text: str) -> str:
 
 def name(text: str) -> str:
     """Take a name as it is typed: brought to NFC form, in which the engine keeps names."""
-    if _SURROGATES.search(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8")
+    try:
+        # Bytes that the locale cannot read arrive as surrogates, whatever encoding they were typed in.
+        text = os.fsencode(text).decode("utf-8")
+    except UnicodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8") from error
     return unicodedata.normalize("NFC", text)
 
 

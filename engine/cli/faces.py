@@ -284,7 +284,7 @@ def _show_failure(arguments: argparse.Namespace, name: str, error: EngineError) 
     if arguments.json:
         print_json({"picture": name} | output.error_json(error))
     else:
-        print_lines([f"{name}: not used: {error.message}"])
+        print_lines([f"{name}: not used: {error.message.removeprefix(f'{name}: ')}"])
 
 
 def _picture(arguments: argparse.Namespace, data: bytes) -> Picture:

@@ -26,7 +26,8 @@ CHUNK_PICTURES = 8
 CHUNK_SIZE_BYTES_MAX = 16 * 2**20
 OVERHEAD_BYTES = 64 * 1024
 """What a message needs beside its pictures, generously."""
-_ITEM = re.compile(r"\b(?:samples|probes|pictures|probe|picture)(?:\[(\d+)\])?(?=[:.])")
+_ITEM = re.compile(r"^(?:(?:samples|probes|pictures)\[(\d+)\]|probe|(reference))(?=[:.])")
+"""What servers call the items of a request, at the head of an error's message."""
 
 T = TypeVar("T")
 
@@ -139,7 +140,7 @@ def name_items(error: EngineError, names: Sequence[str]) -> EngineError:
     """Call the items of a request, in an error's message, by the names of their files."""
 
     def named(match: re.Match[str]) -> str:
-        position = int(match[1] or 0)
+        position = 1 if match[2] else int(match[1] or 0)
         return names[position] if position < len(names) else match[0]
 
     message = _ITEM.sub(named, error.message)

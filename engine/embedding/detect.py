@@ -263,9 +263,11 @@ def suppress(
 
 def _overlaps(some: Floats, others: Floats, edge: np.float32) -> Floats:
     """Overlap of each pair, float32[len(some), len(others)]; over the smaller area where edge is not 0."""
-    low = np.maximum(some[:, None, :2], others[None, :, :2])
-    high = np.minimum(some[:, None, 2:4], others[None, :, 2:4])
-    common: Floats = (high - low + edge).clip(min=0).prod(axis=2)
+    common: Floats = np.ones((len(some), len(others)), np.float32)
+    for axis in (0, 1):
+        low = np.maximum.outer(some[:, axis], others[:, axis])
+        high = np.minimum.outer(some[:, axis + 2], others[:, axis + 2])
+        common *= (high - low + edge).clip(min=0)
     area = (some[:, 2:4] - some[:, :2] + edge).prod(axis=1)[:, None]
     other_area = (others[:, 2:4] - others[:, :2] + edge).prod(axis=1)[None, :]
     whole = np.minimum(area, other_area) if edge else area + other_area - common

@@ -84,6 +84,37 @@ class InPool:
         return self._behaviour(request, context)
 
 
+class Watches:
+    """The health service's Watch, which holds no thread, with an end: gRPC would let it last for ever."""
+
+    experimental_non_blocking = True
+
+    def __init__(self, behaviour: Callable[..., Any], pool: futures.ThreadPoolExecutor):
+        self._behaviour = behaviour
+        self.experimental_thread_pool = pool
+        self._changing = threading.Lock()
+        self._open: set[grpc.ServicerContext] = set()
+
+    def __call__(self, request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> Any:
+        """Begin a watch; `send` is what gRPC sends its answers with."""
+        with self._changing:
+            self._open.add(context)
+        if not context.add_callback(lambda: self._forget(context)):
+            self._forget(context)
+        return self._behaviour(request, context, send)
+
+    def end(self) -> None:
+        """Cancel all that are open."""
+        with self._changing:
+            contexts = list(self._open)
+        for context in contexts:
+            context.cancel()
+
+    def _forget(self, context: grpc.ServicerContext) -> None:
+        with self._changing:
+            self._open.discard(context)
+
+
 class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Wraps every handler but those of the health service, which only get a pool of their own."""
 
@@ -109,6 +140,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._changing = threading.Lock()
         self._inboxes: set[Inbox] = set()
         self._wrapped: dict[str, Handler] = {}
+        self._watches: Watches | None = None
 
     def open(self) -> None:
         """Begin to admit rpcs."""
@@ -122,6 +154,11 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
             inboxes = list(self._inboxes)
         for inbox in inboxes:
             inbox.stop()
+
+    def end_watches(self) -> None:
+        """End the watches of health, once they have been told."""
+        if self._watches is not None:
+            self._watches.end()
 
     def intercept_service(
         self,
@@ -168,7 +205,11 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
     def _in_small_pool(self, handler: Handler) -> Handler:
         if handler.response_streaming:
-            return handler  # Watch brings its pool along, and holds no thread
+            if self._watches is None:
+                self._watches = Watches(handler.unary_stream, self._small_pool)
+            return grpc.unary_stream_rpc_method_handler(
+                self._watches, handler.request_deserializer, handler.response_serializer
+            )
         return grpc.unary_unary_rpc_method_handler(
             InPool(handler.unary_unary, self._small_pool),
             handler.request_deserializer,

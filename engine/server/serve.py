@@ -104,6 +104,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
+        self._is_stopped = False
         self._previous = {
             number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
         }
@@ -111,7 +112,8 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, previous in self._previous.items():
-            signal.signal(number, previous)
+            # Once stopped, one more signal must not make a kill of the exit.
+            signal.signal(number, signal.SIG_IGN if self._is_stopped else previous)
         os.close(self._read)
         os.close(self._write)
 
@@ -120,6 +122,7 @@ class StopSignals:
         ready, _, _ = select.select([self._read], [], [], timeout_s)
         if ready:
             os.read(self._read, 1)
+            self._is_stopped = True
         return bool(ready)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
@@ -207,7 +210,7 @@ class Server:
             Path(self._settings.port_file).unlink(missing_ok=True)
         self._interceptor.stop()
         # A watcher that does not read would hold this up: a thread of its own does it, and is not awaited.
-        self._small_pool.submit(self._health.enter_graceful_shutdown)
+        self._small_pool.submit(self._end_health)
         is_over = self._server.stop(self._settings.grace_s)
         while not is_over.wait(POLL_S):
             if signals.wait(0):
@@ -219,6 +222,10 @@ class Server:
         while any(pool.num_unfinished for pool in pools) and time.monotonic() < end_s:
             time.sleep(POLL_S)
         return not any(pool.num_unfinished for pool in pools)
+
+    def _end_health(self) -> None:
+        self._health.enter_graceful_shutdown()
+        self._interceptor.end_watches()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in (health.OVERALL_HEALTH, *SERVICES):

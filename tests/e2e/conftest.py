@@ -136,10 +136,11 @@ class ServerProcess:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith("{"):
-                self._events.put(json.loads(line))
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line)
+                if line.startswith("{"):
+                    self._events.put(json.loads(line))
         self._events.put(None)
 
 
