@@ -6,6 +6,7 @@ Knows nothing of pictures or the wire.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import logging
 import threading
 import time
@@ -13,10 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from engine import rules
 from engine.config import Settings
-from engine.errors import EngineError, GalleryNotFoundError
+from engine.errors import CorruptDataError, GalleryNotFoundError, UnavailableError
 from engine.gallery import Gallery
 from engine.live_index import IndexSettings
 from engine.store.catalog import Catalog
@@ -32,20 +36,26 @@ class GalleriesSettings(Settings, frozen=True):
 
     store: StoreSettings = StoreSettings()
     index: IndexSettings = IndexSettings()
-    open_galleries_max: int = 256
+    open_galleries_max: Annotated[int, Meta(ge=1)] = 256
     """Galleries kept open; the least recently used is closed. A call that was just about to use that one is
     answered UNAVAILABLE and may be retried."""
-    maintenance_s: float = 1.0
+    maintenance_s: Annotated[float, Meta(ge=0)] = 1.0
     """Pause between two rounds of housekeeping, seconds; 0: none, `maintain` is called by hand."""
 
 
 @dataclass
 class _Slot:
-    """Place of one gallery, open or not; the lock makes opening and deleting one after the other."""
+    """Place of one gallery, open or not; whoever opens, closes or deletes it holds the lock."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     gallery: Gallery | None = None
-    is_deleted: bool = False
+
+    def close(self) -> None:
+        """Close the gallery if it is open; nobody can open it meanwhile."""
+        with self.lock:
+            gallery, self.gallery = self.gallery, None
+            if gallery is not None:
+                gallery.close()
 
 
 class Galleries:
@@ -100,27 +110,34 @@ class Galleries:
         return self.get(gallery_id).info()
 
     def get(self, name: str) -> Gallery:
-        """The gallery of that id or alias, opened if need be. Raises GalleryNotFoundError."""
+        """The gallery of that id or alias, opened if need be.
+
+        Raises GalleryNotFoundError, CorruptDataError, UnavailableError while closing.
+        """
+        self._refuse_while_closing()
         gallery_id, folder = self._catalog.find(name)
         with self._slots_lock:
             slot = self._slots.setdefault(folder, _Slot())
             self._slots.move_to_end(folder)
-        if slot.gallery is not None:
-            return slot.gallery
+            gallery = slot.gallery
+        if gallery is not None:
+            return gallery
         with slot.lock:
-            if slot.is_deleted:
-                raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
             if slot.gallery is None:
                 slot.gallery = self._open(gallery_id, folder)
-            opened = slot.gallery
+            gallery = slot.gallery
         self._close_beyond_limit()
-        return opened
+        return gallery
 
     def infos(self, *, after: str = "", limit: int = PAGE_ITEMS_DEFAULT) -> list[GalleryInfo]:
         """At most `limit` galleries with ids after `after`, in order of their ids."""
         ids = self._catalog.gallery_ids()
         first = bisect.bisect_right(ids, after)
-        return [self.get(gallery_id).info() for gallery_id in ids[first : first + limit]]
+        infos = []
+        for gallery_id in ids[first : first + limit]:
+            with contextlib.suppress(GalleryNotFoundError):  # deleted meanwhile
+                infos.append(self.get(gallery_id).info())
+        return infos
 
     def update(
         self,
@@ -147,10 +164,7 @@ class Galleries:
         folder = self._catalog.begin_delete(gallery_id, receipt)
         with self._slots_lock:
             slot = self._slots.setdefault(folder, _Slot())
-        with slot.lock:
-            slot.is_deleted = True
-            if slot.gallery is not None:
-                slot.gallery.close()
+        slot.close()
         self._catalog.finish_delete(folder)
         with self._slots_lock:
             self._slots.pop(folder, None)
@@ -176,9 +190,15 @@ class Galleries:
         return self._catalog.find_receipt(receipt)
 
     def warm_up(self) -> None:
-        """Open galleries, as many as are kept open, so that the first search need not."""
+        """Open galleries, as many as are kept open, so that the first search need not.
+
+        A damaged one is logged: it must not keep the others from being served.
+        """
         for gallery_id in self._catalog.gallery_ids()[: self._settings.open_galleries_max]:
-            self.get(gallery_id)
+            try:
+                self.get(gallery_id)
+            except CorruptDataError as error:
+                _log.error("gallery %s cannot be opened: %s", gallery_id, error)
 
     def maintain(self) -> None:
         """One round of housekeeping over the open galleries; an error of one is logged, the others go on."""
@@ -189,8 +209,11 @@ class Galleries:
                 continue
             try:
                 gallery.maintain()
-            except EngineError as error:
-                _log.error("maintenance of gallery %s: %s", gallery.gallery_id, error)
+            except UnavailableError:
+                continue  # closed meanwhile
+            except Exception:  # noqa: BLE001 - logged, and the others must go on
+                # The boundary of the housekeeping thread, which nobody would start again.
+                _log.exception("maintenance of gallery %s", gallery.gallery_id)
 
     def close(self) -> None:
         """Finish waiting writes, close every gallery, let another process use the folder."""
@@ -199,24 +222,32 @@ class Galleries:
             self._maintenance.join()
         with self._slots_lock:
             slots = list(self._slots.values())
-            self._slots.clear()
         for slot in slots:
-            if slot.gallery is not None:
-                slot.gallery.close()
+            slot.close()
         self._catalog.close()
 
     def _open(self, gallery_id: str, folder: Path) -> Gallery:
+        # Again, now that nobody else can close or delete it: either may have happened since it was found.
+        self._refuse_while_closing()
+        if self._catalog.find(gallery_id)[1] != folder:
+            raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
         store = GalleryStore(folder, self._settings.store, clock=self._clock)
-        return Gallery(gallery_id, store, self._settings.index)
+        try:
+            return Gallery(gallery_id, store, self._settings.index)
+        except BaseException:
+            store.close()
+            raise
+
+    def _refuse_while_closing(self) -> None:
+        if self._stop.is_set():
+            raise UnavailableError("the server is closing")
 
     def _close_beyond_limit(self) -> None:
         with self._slots_lock:
-            excess = len(self._slots) - self._settings.open_galleries_max
-            idle = [self._slots.popitem(last=False)[1] for _ in range(max(0, excess))]
+            opened = [slot for slot in self._slots.values() if slot.gallery is not None]
+            idle = opened[: max(0, len(opened) - self._settings.open_galleries_max)]
         for slot in idle:
-            with slot.lock:
-                if slot.gallery is not None:
-                    slot.gallery.close()
+            slot.close()
 
     def _maintain_always(self) -> None:
         while not self._stop.wait(self._settings.maintenance_s):

@@ -7,21 +7,23 @@ the wire.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from engine import rules
 from engine.candidates import best_identities
 from engine.decision import decide, resolve_threshold
-from engine.errors import EngineError, InvalidInputError, PreconditionError
+from engine.errors import EngineError, InvalidInputError, InvalidVectorError, PreconditionError
 from engine.live_index import IndexSettings, LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
 from engine.store.tables import Writer
 from engine.types import (
     K_DEFAULT,
+    AnsweredBefore,
     EmbeddingContract,
     Enrollment,
     EnrollResult,
@@ -40,8 +42,6 @@ from engine.types import (
 EXPIRED_MAX = 1000
 """Identities whose time is over that one maintenance step removes."""
 
-_log = logging.getLogger(__name__)
-
 
 class Gallery:
     """One open gallery. Thread-safe."""
@@ -58,6 +58,7 @@ class Gallery:
             self.contract: EmbeddingContract = reader.contract()
             self._create_time = reader.create_time()
         self._index = LiveIndex(store, self.contract, settings)
+        self._erasing = threading.Lock()
 
     def info(self) -> GalleryInfo:
         """The gallery as it is now."""
@@ -123,11 +124,11 @@ class Gallery:
     ) -> list[EnrollResult | EngineError]:
         """Enroll identities in one commit, each with its own outcome, in order.
 
-        Of an item: InvalidIdError, InvalidInputError, TemplateLimitError. `receipt.encode` is given
-        (sequence, outcomes). Raises what GalleryStore.write raises.
+        Of an item: InvalidIdError, InvalidInputError, InvalidVectorError, TemplateLimitError.
+        `receipt.encode` is given (sequence, outcomes). Raises what GalleryStore.write raises.
         """
         now_ms = self._store.now_ms()
-        refused = {row: error for row, item in enumerate(enrollments) if (error := _problem(item))}
+        refused = {row: error for row, item in enumerate(enrollments) if (error := self._problem(item))}
         accepted = [item for row, item in enumerate(enrollments) if row not in refused]
         if not accepted and receipt is None:
             return list(refused.values())
@@ -229,10 +230,8 @@ class Gallery:
             removed[:] = vectors
             return result, missing
 
-        answer = self._store.write(apply, num_records=len(identity_ids), receipt=receipt, deadline=deadline)
-        if erase:
-            self.erase(removed)
-        return answer
+        with self._erased_behind(removed, erase=erase):
+            return self._store.write(apply, num_records=len(identity_ids), receipt=receipt, deadline=deadline)
 
     def remove_template(
         self,
@@ -253,23 +252,21 @@ class Gallery:
             removed[:] = vectors
             return result
 
-        answer = self._store.write(apply, receipt=receipt, deadline=deadline)
-        if erase:
-            self.erase(removed)
-        return answer
+        with self._erased_behind(removed, erase=erase):
+            return self._store.write(apply, receipt=receipt, deadline=deadline)
 
     def erase(self, removed: Sequence[Vector] = ()) -> None:
         """Where an erasure was promised and not yet done, write store and index anew.
 
         `removed` are vectors that the new files are searched for.
         """
-        with self._store.read() as reader:
-            state = reader.state()
-        if not state.is_erase_pending:
-            return
-        if state.generation:
-            self._index.build(report_nothing)
-        self._store.erase(removed)
+        # Behind the lock: another call may have done the work and not have unlinked the old file yet.
+        with self._erasing:
+            with self._store.read() as reader:
+                sequence = reader.state().erase_sequence
+            if sequence:
+                self._index.forget(sequence)
+                self._store.erase(removed)
 
     def identify(
         self,
@@ -346,20 +343,39 @@ class Gallery:
         """Finish waiting writes and a build under way, and close the files."""
         self._index.close()
         self._store.close()
+        with self._erasing:
+            pass
+
+    @contextlib.contextmanager
+    def _erased_behind(self, removed: Sequence[Vector], *, erase: bool) -> Iterator[None]:
+        """Around a removal: where asked for, erase before the answer, also a repeated one, is given."""
+        try:
+            yield
+        except AnsweredBefore:
+            if erase:
+                self.erase()
+            raise
+        if erase:
+            self.erase(removed)
+
+    def _problem(self, enrollment: Enrollment) -> EngineError | None:
+        try:
+            rules.check_identity_id(enrollment.identity_id)
+            rules.check_attributes(enrollment.attributes)
+            rules.check_expire_time(enrollment.expire_time)
+            for template in enrollment.templates:
+                rules.check_source(template.source)
+                # One row of another length would make the whole gallery unsearchable.
+                if template.vector.shape != (self.contract.dimension,):
+                    raise InvalidVectorError(
+                        f"a template of identity {enrollment.identity_id[:80]!r} has shape "
+                        f"{template.vector.shape}, the gallery's have ({self.contract.dimension},)"
+                    )
+        except EngineError as error:
+            return error
+        return None
 
 
 def similarity(one: Vector, other: Vector) -> float:
     """Cosine of two unit vectors, in float64."""
     return float(np.clip(one.astype(np.float64) @ other.astype(np.float64), -1.0, 1.0))
-
-
-def _problem(enrollment: Enrollment) -> EngineError | None:
-    try:
-        rules.check_identity_id(enrollment.identity_id)
-        rules.check_attributes(enrollment.attributes)
-        rules.check_expire_time(enrollment.expire_time)
-        for template in enrollment.templates:
-            rules.check_source(template.source)
-    except EngineError as error:
-        return error
-    return None

@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import Annotated
+
+from msgspec import Meta
 
 from engine.config import Settings
 from engine.errors import CorruptDataError
@@ -26,9 +29,9 @@ _log = logging.getLogger(__name__)
 class IndexSettings(Settings, frozen=True):
     """When a gallery's index is rebuilt."""
 
-    delta_rows_max: int = 50_000
+    delta_rows_max: Annotated[int, Meta(ge=0)] = 50_000
     """Templates searched in memory before a generation is built."""
-    dead_share_max: float = 0.1
+    dead_share_max: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Share of a generation's rows removed before it is built anew."""
 
 
@@ -75,24 +78,21 @@ class LiveIndex:
         Searches and writes go on meanwhile. Raises StorageFullError; the old generation then stays.
         """
         with self._building:
-            number = self._store.write(changes.next_generation)
+            return self._build(progress)
+
+    def forget(self, sequence: int) -> None:
+        """See to it that no file of the index holds what was removed up to `sequence`.
+
+        Raises as `build`.
+        """
+        # Behind the lock: a build under way may have read what was removed since.
+        with self._building:
             with self._store.read() as reader:
                 state = reader.state()
-                folder = build(
-                    self._store.index_folder,
-                    number=number,
-                    sequence=state.sequence,
-                    dimension=self._contract.dimension,
-                    contract_digest=self._contract.digest,
-                    rows=_rows(reader),
-                    num_rows=state.num_templates,
-                    progress=progress,
-                )
-            self._store.write(lambda writer: changes.make_current(writer, number, state.sequence))
-            with self._store.read() as reader:
-                self.current(reader)
-            remove_other_generations(folder.parent, keep=number)
-        return number, state.sequence
+            if state.generation and state.generation_sequence < sequence:
+                self._build(report_nothing)
+            else:
+                remove_other_generations(self._store.index_folder, keep=state.generation)
 
     def is_build_due(self) -> bool:
         """Whether the delta is large, a good part of the generation is dead, or it was withdrawn."""
@@ -105,6 +105,26 @@ class LiveIndex:
         """Wait for a build under way."""
         with self._building:
             pass
+
+    def _build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
+        number = self._store.write(changes.next_generation)
+        with self._store.read() as reader:
+            state = reader.state()
+            build(
+                self._store.index_folder,
+                number=number,
+                sequence=state.sequence,
+                dimension=self._contract.dimension,
+                contract_digest=self._contract.digest,
+                rows=_rows(reader),
+                num_rows=state.num_templates,
+                progress=progress,
+            )
+        self._store.write(lambda writer: changes.make_current(writer, number, state.sequence))
+        with self._store.read() as reader:
+            self.current(reader)
+        remove_other_generations(self._store.index_folder, keep=number)
+        return number, state.sequence
 
     def _opened(self, reader: Reader, state: State) -> Snapshot:
         """The current generation with all that the journal added since."""

@@ -96,6 +96,8 @@ def check_contract(contract: EmbeddingContract) -> None:
     """Raise InvalidInputError for a contract that no gallery can be bound to."""
     if not contract.name or len(contract.name) > 100 or _text_problem(contract.name):
         raise InvalidInputError("contract.name must be 1 to 100 printable characters")
+    if len(contract.alignment) > 100 or _text_problem(contract.alignment):
+        raise InvalidInputError("contract.alignment must be at most 100 printable characters")
     if not DIMENSION_MIN <= contract.dimension <= DIMENSION_MAX:
         raise InvalidInputError(
             f"contract.dimension is {contract.dimension}, it must be {DIMENSION_MIN} to {DIMENSION_MAX}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
@@ -41,7 +42,7 @@ _HINTS: dict[type[EngineError], str] = {
     GalleryNotFoundError: "`identiface gallery list` lists galleries, `identiface gallery create` makes one.",
     IdentityNotFoundError: "`identiface list GALLERY` lists who is enrolled.",
     TemplateNotFoundError: "`identiface list GALLERY` lists the ids of templates.",
-    NoFaceError: "Choose a picture with a larger or clearer face, or look for smaller ones with --min-face-px.",
+    NoFaceError: "Choose a picture with a larger or clearer face, or lower --min-face-px.",
     TemplateLimitError: "Remove templates, or enroll with --replace or --evict.",
     NoEmbedderError: "Start the server with a --model to send it pictures.",
     DeadlineError: "Allow more with --timeout-s; a write may have been made: look before you repeat it.",
@@ -54,7 +55,11 @@ _HINTS: dict[type[EngineError], str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit code. Raises SystemExit with 2 for wrong usage and 0 after --help."""
     _open_output()
-    arguments = build_parser().parse_args(argv)
+    return answer(build_parser().parse_args(argv))
+
+
+def answer(arguments: argparse.Namespace) -> int:
+    """Run the verb that arguments name in `run`; returns the exit code, whatever is raised."""
     try:
         arguments.run(arguments)
         sys.stdout.flush()

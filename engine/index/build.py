@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -26,6 +27,10 @@ from engine.index.generation import (
 from engine.types import Vector
 
 ROWS_PER_REPORT = 10_000
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
+"""None: numpy names no number where the disk took only a part."""
+_SHORT_WRITE = "write error"
+"""What FAISS says in a RuntimeError where the disk took only a part."""
 
 
 def build(
@@ -42,7 +47,8 @@ def build(
     """Write generation `number` from rows (template id ascending, identity number, vector).
 
     Returns its folder, complete, synced and verified. `progress(done, total)` is called every
-    ROWS_PER_REPORT rows. Raises StorageFullError; CorruptDataError where what was written does not verify.
+    ROWS_PER_REPORT rows. Raises StorageFullError, DataFolderError where the folder cannot be written;
+    CorruptDataError where what was written does not verify.
     On any error nothing of it is left.
     """
     target = index_folder / str(number)
@@ -69,11 +75,10 @@ def build(
         Generation(temporary, contract_digest)
         temporary.rename(target)
         _sync_one(index_folder)
-    except OSError as error:
-        raise StorageFullError(f"generation {number} could not be written: {error.strerror}") from error
-    except RuntimeError as error:
-        # FAISS reports a short write as RuntimeError.
-        raise DataFolderError(f"generation {number} could not be written: {error}") from error
+    except (OSError, RuntimeError) as error:
+        is_full = error.errno in _FULL if isinstance(error, OSError) else _SHORT_WRITE in str(error)
+        kind = StorageFullError if is_full else DataFolderError
+        raise kind(f"generation {number} could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -81,8 +86,9 @@ def build(
 
 def remove_other_generations(index_folder: Path, keep: int) -> None:
     """Unlink every generation and unfinished build but `keep`; open ones stay readable until closed."""
+    index_folder.mkdir(exist_ok=True)
     for path in index_folder.iterdir():
-        if path.name != str(keep):
+        if path.name != str(keep) and path.is_dir():
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
     _sync_one(index_folder)
@@ -110,6 +116,10 @@ def _write_rows(
     index = faiss.IndexFlatIP(dimension)
     index.add(vectors)
     faiss.write_index(index, str(folder / VECTORS))
+    size_bytes = faiss.serialize_index(faiss.IndexFlatIP(dimension)).size + vectors.nbytes
+    if (folder / VECTORS).stat().st_size != size_bytes:
+        # FAISS only prints that closing the file lost what was buffered.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     np.save(folder / TEMPLATE_IDS, template_ids)
     np.save(folder / IDENTITY_NUMBERS, identity_numbers)
     progress(num_rows, num_rows)

@@ -83,9 +83,7 @@ class Generation:
         if self.manifest.contract_digest != contract_digest:
             raise CorruptDataError(f"generation {folder} was built for another embedding contract")
         for name, entry in self.manifest.files.items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != entry.size_bytes or sha256(path) != entry.sha256:
-                raise CorruptDataError(f"generation file {path} is missing or damaged")
+            _verify(folder / name, entry)
         faiss = library()
         self._index = faiss.read_index(str(folder / VECTORS), faiss.IO_FLAG_MMAP_IFC)
         self.template_ids: NDArray[np.uint64] = np.load(folder / TEMPLATE_IDS, mmap_mode="r")
@@ -121,6 +119,15 @@ class Generation:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         similarities, rows = self._index.search(probes, num_rows, params=parameters)
         return similarities, rows
+
+
+def _verify(path: Path, entry: FileEntry) -> None:
+    try:
+        is_whole = path.stat().st_size == entry.size_bytes and sha256(path) == entry.sha256
+    except OSError as error:
+        raise CorruptDataError(f"generation file {path} cannot be read: {error.strerror}") from error
+    if not is_whole:
+        raise CorruptDataError(f"generation file {path} is damaged")
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -108,7 +108,7 @@ class Watches:
         with self._changing:
             contexts = list(self._open)
         for context in contexts:
-            context.cancel()
+            context.cancel()  # type: ignore[no-untyped-call]
 
     def _forget(self, context: grpc.ServicerContext) -> None:
         with self._changing:
@@ -272,6 +272,8 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         try:
             call.check()
             yield call
+            if not context.is_active():
+                record.code = grpc.StatusCode.CANCELLED.name
         except EngineError as error:
             status = rpc_status.to_status(to_status(error))
             record.code, record.reason = status.code.name, error.reason

@@ -12,6 +12,7 @@ leaves between the two is removed at the next start.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -26,6 +27,7 @@ import lmdb
 
 from engine.errors import (
     AlreadyExistsError,
+    CorruptDataError,
     DataFolderError,
     GalleryNotFoundError,
     NewerFormatError,
@@ -40,7 +42,7 @@ from engine.store.environment import (
     translated,
 )
 from engine.store.gallery_store import GalleryStore, find_receipt
-from engine.store.records import FORMAT_VERSION, ReceiptRecord
+from engine.store.records import FORMAT_VERSION, ReceiptRecord, pack, unpack
 from engine.store.tables import Reader, Writer
 from engine.types import AnsweredBefore, EmbeddingContract, GallerySettings, Receipt
 
@@ -55,18 +57,20 @@ class _CatalogReader(Reader):
 
     def folder_name(self, gallery_id: str) -> str | None:
         """Folder of a gallery, None where there is no such gallery."""
-        data = self._get("galleries", gallery_id.encode())
-        return None if data is None else data.decode()
+        return self._text("galleries", gallery_id)
 
     def alias(self, alias: str) -> str | None:
         """Gallery that an alias names."""
-        data = self._get("aliases", alias.encode())
-        return None if data is None else data.decode()
+        return self._text("aliases", alias)
 
     def rows(self, table: str) -> list[tuple[str, str]]:
         """All rows of a table of texts, in order."""
         with self._transaction.cursor(self._tables[table]) as cursor:
-            return [(key.decode(), value.decode()) for key, value in cursor]
+            return [(key.decode(), unpack(value, str)) for key, value in cursor]
+
+    def _text(self, table: str, key: str) -> str | None:
+        data = self._get(table, key.encode())
+        return None if data is None else unpack(data, str)
 
 
 class _CatalogWriter(Writer, _CatalogReader):
@@ -74,7 +78,7 @@ class _CatalogWriter(Writer, _CatalogReader):
 
     def put(self, table: str, key: str, value: str) -> None:
         """Set a row of a table of texts."""
-        self._put(table, key.encode(), value.encode())
+        self._put(table, key.encode(), pack(value))
 
     def delete(self, table: str, key: str) -> None:
         """Forget a row of a table of texts."""
@@ -87,24 +91,26 @@ class Catalog:
     def __init__(self, data: Path, settings: StoreSettings, *, clock: Callable[[], float] = time.time):
         """Open or make the data folder.
 
-        Raises DataFolderError (unwritable, in use, on a network file system), NewerFormatError.
+        Raises DataFolderError (unwritable, in use, on a network file system), NewerFormatError,
+        CorruptDataError where there are galleries but no catalogue of them.
         """
         self.data = data
+        self._root = data / "galleries"
         self._settings = settings
         self._clock = clock
         self._lock = _lock_folder(data)
         self._writing = threading.Lock()
-        try:
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(os.close, self._lock)
             self._environment: lmdb.Environment = open_environment(
                 data / "catalog", len(TABLES), MAP_SIZE_BYTES_MAX
             )
+            on_error.callback(self._environment.close)
             with translated(data):
                 self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
-            self._write(_check_format, None)
-            self._remove_leftovers()
-        except BaseException:
-            os.close(self._lock)
-            raise
+                self._write(self._check_format, None)
+                self._remove_leftovers()
+            on_error.pop_all()
 
     def create(
         self,
@@ -221,7 +227,7 @@ class Catalog:
             os.close(self._lock)
 
     def _folder(self, name: str) -> Path:
-        return self.data / "galleries" / name
+        return self._root / name
 
     def _rows(self, table: str) -> list[tuple[str, str]]:
         with translated(self.data), self._environment.begin() as transaction:
@@ -244,23 +250,25 @@ class Catalog:
 
     def _remove_leftovers(self) -> None:
         known = {name for _, name in self._rows("galleries")}
-        root = self.data / "galleries"
-        root.mkdir(exist_ok=True)
-        for folder in root.iterdir():
-            if folder.name not in known:
+        self._root.mkdir(exist_ok=True)
+        sync_folder(self.data)
+        for folder in self._root.iterdir():
+            if folder.name not in known and folder.is_dir():
                 shutil.rmtree(folder)
         for name, _ in self._rows("deleting"):
             self._write(lambda writer, name=name: writer.delete("deleting", name), None)  # type: ignore[misc]
 
-
-def _check_format(writer: _CatalogWriter) -> None:
-    found = dict(writer.rows("meta")).get("format")
-    if found is None:
-        writer.put("meta", "format", str(FORMAT_VERSION))
-    elif int(found) > FORMAT_VERSION:
-        raise NewerFormatError(
-            f"the data folder has format {found}, this version reads up to {FORMAT_VERSION}"
-        )
+    def _check_format(self, writer: _CatalogWriter) -> None:
+        found = dict(writer.rows("meta")).get("format")
+        if found is None and self._root.is_dir() and any(self._root.iterdir()):
+            # Going on would take them for leftovers of a crash, and remove them.
+            raise CorruptDataError(f"{self._root} holds galleries, but {self.data / 'catalog'} names none")
+        if found is None:
+            writer.put("meta", "format", str(FORMAT_VERSION))
+        elif int(found) > FORMAT_VERSION:
+            raise NewerFormatError(
+                f"the data folder has format {found}, this version reads up to {FORMAT_VERSION}"
+            )
 
 
 def _lock_folder(data: Path) -> int:

@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from engine import rules
 from engine.errors import EngineError, IdentityNotFoundError, TemplateLimitError, TemplateNotFoundError
 from engine.store.records import IdentityRecord, Journal, State, TemplateRecord
 from engine.store.tables import Reader, Writer
@@ -24,6 +27,8 @@ from engine.types import (
 )
 
 NO_EXPIRY = 0
+EVICTED = 0
+"""Id given for a template that was evicted by the very enrollment that brought it."""
 
 
 @dataclass
@@ -66,7 +71,8 @@ class _Change:
     def finish(self) -> int:
         """Write journal and counters; returns the new sequence."""
         self.state.sequence += 1
-        self.state.is_erase_pending |= self.is_erase
+        if self.is_erase:
+            self.state.erase_sequence = self.state.sequence
         self.writer.put_journal(self.state.sequence, Journal(self.added, self.removed))
         self.writer.put_state(self.state)
         return self.state.sequence
@@ -112,7 +118,7 @@ def enroll(
 ) -> list[EnrollResult | EngineError]:
     """Enroll identities, each with its own outcome, in one sequence.
 
-    Of an item: TemplateLimitError.
+    Of an item: TemplateLimitError, InvalidInputError where its attributes become too many.
     """
     change = _Change(writer, now_ms, writer.state())
     changes_before = writer.num_changes
@@ -149,6 +155,8 @@ def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> 
     expired = stored if stored and 0 < stored.expire_ms <= change.now_ms else None
     record = None if expired else stored
     plan = _plan(writer, record, enrollment, templates_max)
+    if record and not enrollment.replace:
+        rules.check_attributes({**record.attributes, **enrollment.attributes})
     if expired:
         change.remove_identity(enrollment.identity_id, expired)
     if record is None:
@@ -169,7 +177,10 @@ def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> 
     for template_id in dropped:
         change.remove_template(template_id)
     _put_merged(change, enrollment, record, base, plan.kept + list(added.values()))
-    ids = tuple(item if isinstance(item, int) else added.get(id(item), 0) for item in plan.given)
+    ids = tuple(
+        (item if item in plan.kept else EVICTED) if isinstance(item, int) else added.get(id(item), EVICTED)
+        for item in plan.given
+    )
     num_twins = len(plan.given) - sum(isinstance(item, Template) for item in _distinct(plan.given))
     return EnrollResult(
         change.sequence, enrollment.identity_id, ids, len(added), num_twins, len(plan.evicted), record is None
@@ -211,7 +222,8 @@ def _plan(reader: Reader, record: IdentityRecord | None, enrollment: Enrollment,
         plan.kept = list(existing)
     new = [item for item in _distinct(plan.given) if isinstance(item, Template)]
     num_over = len(plan.kept) + len(new) - templates_max
-    if num_over > 0:
+    # Without new templates nothing is over the limit that was not before, when the limit was higher.
+    if new and num_over > 0:
         if not enrollment.evict_lowest_quality:
             raise TemplateLimitError(
                 f"identity {enrollment.identity_id[:80]!r} would have {len(plan.kept) + len(new)} templates, "
@@ -219,7 +231,8 @@ def _plan(reader: Reader, record: IdentityRecord | None, enrollment: Enrollment,
             )
         # Of equal quality the oldest goes first: sorting is stable, and old ones come first.
         ranked: list[tuple[float, int | Template]] = [(existing[kept].quality, kept) for kept in plan.kept]
-        ranked += [(template.quality, template) for template in new]
+        # As the store will hold it, or equal qualities would not be equal.
+        ranked += [(float(np.float32(template.quality)), template) for template in new]
         ranked.sort(key=lambda pair: pair[0])
         plan.evicted = [item for _, item in ranked[:num_over]]
         plan.kept = [kept for kept in plan.kept if not _holds(plan.evicted, kept)]
@@ -258,8 +271,11 @@ def update(
 
 def update_settings(writer: Writer, settings: GallerySettings) -> int:
     """Change a gallery's settings; returns the sequence."""
+    state = writer.state()
+    if writer.settings() == settings:
+        return state.sequence
     writer.put_settings(settings)
-    return _Change(writer, 0, writer.state()).finish()
+    return _Change(writer, 0, state).finish()
 
 
 def remove_identities(
@@ -342,4 +358,4 @@ def next_generation(writer: Writer) -> int:
 
 def to_ms(time_s: float | None) -> int:
     """Unix seconds to the milliseconds of records; None is NO_EXPIRY."""
-    return NO_EXPIRY if time_s is None else round(time_s * 1e3)
+    return NO_EXPIRY if time_s is None else max(1, round(time_s * 1e3))

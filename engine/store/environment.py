@@ -7,8 +7,10 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import lmdb
+from msgspec import Meta
 
 from engine.config import Settings
 from engine.errors import CorruptDataError, DataFolderError, EngineError, NewerFormatError, StorageFullError
@@ -33,21 +35,23 @@ NETWORK_FILE_SYSTEMS = frozenset(
 READERS_MAX = 1024
 """Read transactions open at once in all processes."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_LMDB = _FULL | {errno.EIO}
+"""EIO is LMDB's name for a write of which the disk took only a part."""
 
 
 class StoreSettings(Settings, frozen=True):
     """How stores are opened and written."""
 
-    map_size_bytes_max: int = 256 << 30
+    map_size_bytes_max: Annotated[int, Meta(ge=1 << 20)] = 256 << 30
     """Address space of one gallery's store, and so its largest size on disk. Costs no memory or disk until
     used; a store that reaches it refuses writes with STORAGE_FULL."""
-    commit_records_max: int = 256
+    commit_records_max: Annotated[int, Meta(ge=1)] = 256
     """Records gathered into one commit."""
-    commit_ms_max: float = 5.0
+    commit_ms_max: Annotated[float, Meta(ge=0)] = 5.0
     """Time spent gathering and applying one commit before it is synced, milliseconds."""
-    queue_writes_max: int = 1024
+    queue_writes_max: Annotated[int, Meta(ge=1)] = 1024
     """Writes waiting for one store; one more is refused with OVERLOADED."""
-    receipts_s: float = 24 * 3600.0
+    receipts_s: Annotated[float, Meta(ge=0)] = 24 * 3600.0
     """How long the answer to a write is kept for its retries, seconds."""
 
 
@@ -82,8 +86,8 @@ def _translate(error: lmdb.Error, folder: Path) -> EngineError:
     code = getattr(error, "code", 0)
     if isinstance(error, lmdb.MapFullError):
         return StorageFullError(f"the store in {folder} has reached its largest size")
-    if code in _FULL or isinstance(error, lmdb.DiskError):
-        return StorageFullError(f"no space left for the store in {folder}")
+    if code in _FULL_LMDB or isinstance(error, lmdb.DiskError):
+        return StorageFullError(f"no space left for the store in {folder}, or its disk fails: {error}")
     if isinstance(error, lmdb.VersionMismatchError):
         return NewerFormatError(f"the store in {folder} was written by another version of LMDB: {error}")
     damaged = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)

@@ -33,6 +33,10 @@ from engine.types import AnsweredBefore, EmbeddingContract, GallerySettings, Rec
 T = TypeVar("T")
 STORE_FOLDER = "store"
 INDEX_FOLDER = "index"
+DATA_FILE = "data.mdb"
+"""LMDB's own name."""
+SCANNED_VECTORS_MAX = 16
+"""Erased vectors that a compact copy is searched for: writes wait meanwhile, 0.1 s for each and GB."""
 
 
 class _Epoch:
@@ -42,8 +46,12 @@ class _Epoch:
         self.folder = folder
         self.number = int(folder.name)
         self.environment: lmdb.Environment = open_environment(folder, len(TABLES), map_size_bytes)
-        with translated(folder):
-            self.tables: Tables = open_tables(self.environment)
+        try:
+            with translated(folder):
+                self.tables: Tables = open_tables(self.environment)
+        except BaseException:
+            self.environment.close()
+            raise
         self._num_users = 0
         self._is_retired = False
         self._changed = threading.Condition()
@@ -170,9 +178,10 @@ class GalleryStore:
     def erase(self, vectors: Sequence[Vector]) -> None:
         """Replace the store by a compact copy in which no freed page holds old records.
 
-        Does nothing where no erasure is pending: another one has done the work. `vectors` are those just
-        removed: the copy is scanned for them, and CorruptDataError raised where one is still there without a
-        live template that equals it. The old file is unlinked before returning.
+        Does nothing where no erasure is pending. What was removed after the current generation was built is
+        still in that: its erasure stays pending. `vectors` are those just removed: the copy is scanned for
+        some of them, and CorruptDataError raised where one is still there without a live template that equals
+        it. The old file is unlinked before returning. Not for two threads at once.
         """
         old = self._commits.write(lambda writer: self._copy_and_retire(writer, vectors), is_alone=True)
         if old is None:
@@ -210,7 +219,7 @@ class GalleryStore:
                 self._epoch = self._successor or self._epoch
         except BaseException:
             if self._successor is not None:
-                self._successor.retire()
+                _discard(self._successor)
             raise
         finally:
             self._successor = None
@@ -219,25 +228,30 @@ class GalleryStore:
     def _copy_and_retire(self, writer: Writer, vectors: Sequence[Vector]) -> _Epoch | None:
         # Inside a write transaction: its lock keeps every other writer out while the copy is made.
         state = writer.state()
-        if not state.is_erase_pending:
+        if not state.erase_sequence:
             return None
         old = self._epoch
         target = self.folder / STORE_FOLDER / str(old.number + 1)
         shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        with translated(target):
-            old.environment.copy(str(target), compact=True)
-        file = target / "data.mdb"
-        _scan(file, vectors, writer)
-        _sync_file(file)
-        sync_folder(target)
-        sync_folder(target.parent)
-        self._successor = successor = _Epoch(target, self._settings.map_size_bytes_max)
-        state.is_erase_pending = False
-        with translated(target), successor.environment.begin(write=True) as transaction:
-            Writer(transaction, successor.tables).put_state(state)
-        state.retired_by = successor.number
-        writer.put_state(state)
+        try:
+            _copy_compact(old.environment, target)
+            _scan(target / DATA_FILE, vectors, writer)
+            successor = _Epoch(target, self._settings.map_size_bytes_max)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        try:
+            if not state.generation or state.generation_sequence >= state.erase_sequence:
+                state.erase_sequence = 0
+            with translated(target), successor.environment.begin(write=True) as transaction:
+                Writer(transaction, successor.tables).put_state(state)
+            state.retired_by = successor.number
+            writer.put_state(state)
+        except BaseException:
+            _discard(successor)
+            raise
+        # Last of all: from here on the end of this transaction makes it the current one.
+        self._successor = successor
         return old
 
 
@@ -255,21 +269,19 @@ def find_receipt(reader: Reader, receipt: Receipt, oldest_ms: int) -> bytes | No
 
 
 def _open_current(folder: Path, map_size_bytes: int) -> _Epoch:
-    numbers = sorted(int(path.name) for path in (folder / STORE_FOLDER).glob("[0-9]*"))
+    root = folder / STORE_FOLDER
+    paths = root.iterdir() if root.is_dir() else ()
+    numbers = sorted(int(path.name) for path in paths if path.name.isdecimal())
     current: _Epoch | None = None
     for number in numbers:
-        path = folder / STORE_FOLDER / str(number)
-        if current is not None:
-            # A copy that no store names as its successor: the erase that made it did not finish.
-            shutil.rmtree(path)
-            continue
-        if not (path / "data.mdb").is_file():
+        path = root / str(number)
+        # After the current one: a copy that no store names as its successor, of an erase that did not finish.
+        if current is not None or not (path / DATA_FILE).is_file():
             shutil.rmtree(path)
             continue
         epoch = _Epoch(path, map_size_bytes)
-        if _retired_by(epoch):
-            epoch.retire()
-            shutil.rmtree(path)
+        if _is_retired(epoch):
+            _discard(epoch)
         else:
             current = epoch
     if current is None:
@@ -277,13 +289,39 @@ def _open_current(folder: Path, map_size_bytes: int) -> _Epoch:
     return current
 
 
-def _retired_by(epoch: _Epoch) -> int:
-    with translated(epoch.folder), epoch.environment.begin() as transaction:
-        return Reader(transaction, epoch.tables).state().retired_by
+def _is_retired(epoch: _Epoch) -> bool:
+    """Whether another epoch replaced this one. Raises CorruptDataError where that one is missing."""
+    try:
+        with translated(epoch.folder), epoch.environment.begin() as transaction:
+            successor = Reader(transaction, epoch.tables).state().retired_by
+        if successor and not (epoch.folder.parent / str(successor) / DATA_FILE).is_file():
+            raise CorruptDataError(f"{epoch.folder} was replaced by epoch {successor}, which is missing")
+    except BaseException:
+        epoch.retire()
+        raise
+    return successor > 0
+
+
+def _discard(epoch: _Epoch) -> None:
+    epoch.retire()
+    shutil.rmtree(epoch.folder, ignore_errors=True)
+
+
+def _copy_compact(environment: lmdb.Environment, target: Path) -> None:
+    with translated(target):
+        target.mkdir()
+        environment.copy(str(target), compact=True)
+        descriptor = os.open(target / DATA_FILE, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(target)
+        sync_folder(target.parent)
 
 
 def _scan(file: Path, vectors: Sequence[Vector], reader: Reader) -> None:
-    wanted = {vector.astype("<f4").tobytes() for vector in vectors}
+    wanted = {vector.astype("<f4").tobytes() for vector in vectors[:SCANNED_VECTORS_MAX]}
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         found = {data for data in wanted if content.find(data) >= 0}
     if found:
@@ -291,11 +329,3 @@ def _scan(file: Path, vectors: Sequence[Vector], reader: Reader) -> None:
         found -= {record.vector.tobytes() for _, record in reader.templates()}
     if found:
         raise CorruptDataError(f"{len(found)} erased vectors are still in the compact copy {file}")
-
-
-def _sync_file(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

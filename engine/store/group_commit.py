@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from engine.errors import DeadlineError, OverloadedError, UnavailableError
@@ -144,7 +145,8 @@ class GroupCommit:
 
     def _try_commit(self, waiting: list[_Write]) -> list[_Write]:
         """Commit what can be; returns what must be tried again because a write failed half-way."""
-        done: list[tuple[_Write, Any]] = []
+        # Nobody is answered before the commit: a refusal, too, may rest on what another write here did.
+        answers: list[Callable[[], None]] = []
         late: list[_Write] = []
         began = time.monotonic()
         failed: _Write | None = None
@@ -155,17 +157,18 @@ class GroupCommit:
                     break
                 changes_before = transaction.num_changes
                 try:
-                    done.append((write, write.apply(transaction)))
+                    answers.append(partial(write.future.set_result, write.apply(transaction)))
                 except Exception as error:  # noqa: BLE001 - it is the waiter's to handle
-                    write.future.set_exception(error)
+                    answers.append(partial(write.future.set_exception, error))
                     if transaction.num_changes != changes_before:
                         failed = write
                         abort()
                         break
         if failed is not None:
-            return [write for write in waiting if write is not failed and not write.future.done()]
-        for write, result in done:
-            write.future.set_result(result)
+            answers[-1]()
+            return [write for write in waiting if write is not failed]
+        for answer in answers:
+            answer()
         return late
 
 

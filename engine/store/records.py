@@ -24,7 +24,7 @@ _CRC = struct.Struct("<I")
 _FORMAT = struct.Struct("<I")
 _KEY = struct.Struct(">Q")
 _TEMPLATE = struct.Struct("<QqfHH")  # identity number, create ms, quality, dimension, bytes of source
-_STATE = struct.Struct("<IIQQQQQQQQQ?")
+_STATE = struct.Struct("<IIQQQQQQQQQQ")
 
 T = TypeVar("T")
 
@@ -85,8 +85,8 @@ class State:
     num_templates: int = 0
     retired_by: int = 0
     """Epoch that replaced this store; 0: it is the current one."""
-    is_erase_pending: bool = False
-    """Removed vectors were promised to be erased from every file, and may not be yet."""
+    erase_sequence: int = 0
+    """Last removal whose vectors were promised to be erased from every file, and may not be yet; 0: none."""
 
 
 def key(number: int) -> bytes:
@@ -134,13 +134,13 @@ def unpack_template(data: bytes) -> TemplateRecord:
     return TemplateRecord(identity_number, create_ms, quality, bytes(body[end:]).decode(), vector)
 
 
-def pack(record: msgspec.Struct) -> bytes:
-    """Journal, identity or receipt to bytes."""
+def pack(record: object) -> bytes:
+    """Journal, identity, receipt, contract, settings or text to bytes."""
     return _seal(msgspec.msgpack.encode(record))
 
 
 def unpack(data: bytes, kind: type[T]) -> T:
-    """Bytes to journal, identity or receipt. Raises CorruptDataError."""
+    """Bytes to what `pack` was given. Raises CorruptDataError."""
     try:
         return msgspec.msgpack.decode(_open(data, kind.__name__), type=kind)
     except msgspec.MsgspecError as error:

@@ -2,9 +2,9 @@
 
 ::
 
-    meta        "state", "contract", "settings", "created"
+    meta        "state", "contract", "settings", "created"; each sealed but the last
     identities  identity_id -> IdentityRecord
-    numbers     identity number -> identity_id
+    numbers     identity number -> identity_id, sealed
     templates   template id -> TemplateRecord
     journal     sequence -> Journal
     receipts    key -> ReceiptRecord
@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import lmdb
-import msgspec
 
 from engine.errors import CorruptDataError
 from engine.store import records
@@ -43,7 +42,8 @@ class Reader:
         self._tables = tables
 
     def _get(self, table: str, key: bytes) -> bytes | None:
-        return self._transaction.get(key, db=self._tables[table])
+        # LMDB refuses empty keys: nothing is stored under one.
+        return self._transaction.get(key, db=self._tables[table]) if key else None
 
     def _need(self, table: str, key: bytes) -> bytes:
         value = self._get(table, key)
@@ -57,11 +57,11 @@ class Reader:
 
     def contract(self) -> EmbeddingContract:
         """The embedding contract that the gallery is bound to."""
-        return msgspec.json.decode(self._need("meta", b"contract"), type=EmbeddingContract)
+        return records.unpack(self._need("meta", b"contract"), EmbeddingContract)
 
     def settings(self) -> GallerySettings:
         """The gallery's settings."""
-        return msgspec.json.decode(self._need("meta", b"settings"), type=GallerySettings)
+        return records.unpack(self._need("meta", b"settings"), GallerySettings)
 
     def create_time(self) -> float:
         """Unix time, seconds."""
@@ -75,7 +75,7 @@ class Reader:
     def identity_id(self, identity_number: int) -> str | None:
         """Id of an identity, or None where it was removed."""
         data = self._get("numbers", records.key(identity_number))
-        return None if data is None else data.decode()
+        return None if data is None else records.unpack(data, str)
 
     def template(self, template_id: int) -> TemplateRecord | None:
         """One template, or None where it was removed."""
@@ -129,7 +129,9 @@ class Writer(Reader):
 
     def _put(self, table: str, key: bytes, value: bytes, *, append: bool = False) -> None:
         self.num_changes += 1
-        self._transaction.put(key, value, append=append, db=self._tables[table])
+        if not self._transaction.put(key, value, append=append, db=self._tables[table]):
+            # Numbers only ever grow: one that is not the greatest was counted by a state that lost writes.
+            raise CorruptDataError(f"row {key!r} of table {table} is not behind all others")
 
     def _delete(self, table: str, key: bytes) -> None:
         self.num_changes += 1
@@ -141,11 +143,11 @@ class Writer(Reader):
 
     def put_contract(self, contract: EmbeddingContract) -> None:
         """Bind the gallery to a contract; once, at its creation."""
-        self._put("meta", b"contract", msgspec.json.encode(contract))
+        self._put("meta", b"contract", records.pack(contract))
 
     def put_settings(self, settings: GallerySettings) -> None:
         """Write the gallery's settings."""
-        self._put("meta", b"settings", msgspec.json.encode(settings))
+        self._put("meta", b"settings", records.pack(settings))
 
     def put_create_time(self, create_ms: int) -> None:
         """Write when the gallery was made."""
@@ -154,7 +156,7 @@ class Writer(Reader):
     def put_identity(self, identity_id: str, record: IdentityRecord, previous: IdentityRecord | None) -> None:
         """Write an identity over `previous`, None if it is new."""
         if previous is None:
-            self._put("numbers", records.key(record.number), identity_id.encode(), append=True)
+            self._put("numbers", records.key(record.number), records.pack(identity_id), append=True)
         if previous is not None and previous.expire_ms and previous.expire_ms != record.expire_ms:
             self._delete("expiries", _expiry(previous))
         if record.expire_ms and (previous is None or previous.expire_ms != record.expire_ms):
@@ -182,14 +184,17 @@ class Writer(Reader):
 
     def trim_journal(self, last: int) -> None:
         """Forget the rows of sequences up to `last`."""
+        self.num_changes += 1
         with self._transaction.cursor(self._tables["journal"]) as cursor:
             cursor.first()
             while (key := cursor.key()) and records.number(key) <= last:
                 cursor.delete()
-        self.num_changes += 1
 
     def put_receipt(self, key: bytes, record: ReceiptRecord, oldest_ms: int, trim_max: int = 64) -> None:
         """Keep an answer for its retries, and forget some that are older than `oldest_ms`."""
+        if (previous := self.receipt(key)) is not None:
+            # Too old to count, but its age would one day take the new answer with it.
+            self._delete("ages", records.key(previous.create_ms) + key)
         with self._transaction.cursor(self._tables["ages"]) as cursor:
             cursor.first()
             while trim_max > 0 and (age := cursor.key()) and records.number(age[:8]) < oldest_ms:

@@ -47,9 +47,10 @@ def pack_time(time_s: float) -> Timestamp:
     """
     if not math.isfinite(time_s) or not TIME_S_MIN <= time_s <= TIME_S_MAX:
         raise InvalidInputError(f"time {time_s}: expected unix seconds of the years 1 to 9999")
-    timestamp = Timestamp()
-    timestamp.FromNanoseconds(round(time_s * 1e9))
-    return timestamp
+    whole = math.floor(time_s)
+    # Split first: a time in nanoseconds has more digits than a double.
+    nanos = round((time_s - whole) * 1e9)
+    return Timestamp(seconds=whole + nanos // 10**9, nanos=nanos % 10**9)
 
 
 def unpack_time(timestamp: Timestamp, name: str = "time") -> float:

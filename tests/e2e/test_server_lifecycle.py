@@ -146,8 +146,8 @@ def test_streams_in_flight_are_told_unavailable_and_leave_no_stack_trace(launch:
         ended.set()
     server.stop()
     assert len(outcomes) == len(clients)
-    assert {error.code() for error in outcomes} == {grpc.StatusCode.UNAVAILABLE}  # type: ignore[attr-defined]
-    assert {error.details() for error in outcomes} == {"the server is stopping"}  # type: ignore[attr-defined]
+    assert {error.code() for error in outcomes} == {grpc.StatusCode.UNAVAILABLE}
+    assert {error.details() for error in outcomes} == {"the server is stopping"}
     assert sum(answered) > 0
     assert {line["code"] for line in server.requests if "Stream" in line["rpc"]} == {"UNAVAILABLE"}
 

@@ -1,0 +1,188 @@
+"""The verbs' flags are frozen; wrong usage exits with 2 and one line; help shows an example."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from engine.cli import build_parser, main
+from engine.cli.arguments import SERVER_VARIABLE, one_line
+
+SERVER = {"--server", "--timeout-s", "--json", "--help"}
+FACE = {"--face", "--min-face-px"}
+FLAGS = {
+    "serve": {
+        "--data",
+        "--listen",
+        "--port-file",
+        "--insecure",
+        "--model",
+        "--device",
+        "--min-face-px",
+        "--metrics-listen",
+        "--config",
+        "--help",
+    },
+    "gallery create": {"--dimension", "--contract", "--threshold", "--templates-max", *SERVER},
+    "gallery list": SERVER,
+    "gallery show": SERVER,
+    "gallery delete": SERVER,
+    "gallery alias": {"--delete", *SERVER},
+    "enroll": {"--attribute", "--replace", "--evict", *FACE, *SERVER},
+    "remove": {"--template", "--erase", *SERVER},
+    "list": SERVER,
+    "identify": {"--k", "--threshold", "--plot", *FACE, *SERVER},
+    "verify": {"--pictures", "--threshold", *FACE, *SERVER},
+    "detect": {"--plot", *FACE, *SERVER},
+    "embed": {"--out", *FACE, *SERVER},
+    "status": SERVER,
+    "build": SERVER,
+    "evaluate pairs": {"--root", "--pairs", "--model", "--device", "--json", "--help", *FACE},
+}
+"""A new flag is a promise to keep: add it here when it is decided."""
+
+
+def parsers(parser: argparse.ArgumentParser, path: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """All verbs that do something, with their parsers."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield path, parser
+    for group in groups:
+        for verb, below in group.choices.items():
+            yield from parsers(below, f"{path} {verb}".strip())
+
+
+VERBS = dict(parsers(build_parser()))
+
+
+def test_verbs_and_flags_are_those_decided() -> None:
+    found = {
+        path: {option for action in parser._actions for option in action.option_strings if option[:2] == "--"}
+        for path, parser in VERBS.items()
+    }
+    assert found == FLAGS
+
+
+@pytest.mark.parametrize("path", FLAGS)
+def test_every_flag_and_argument_is_explained(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for action in VERBS[path]._actions:
+        assert action.help, action.dest
+    with pytest.raises(SystemExit) as ended:
+        main([*path.split(), "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: identiface {path}")
+
+
+PLAIN = {"gallery list", "gallery show", "gallery delete", "status"}
+
+
+@pytest.mark.parametrize("path", sorted(set(FLAGS) - PLAIN))
+def test_verbs_with_arguments_show_an_example(path: str) -> None:
+    assert f"  identiface {path} " in (VERBS[path].epilog or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "required: VERB"),
+        ("gallery", "required: VERB"),
+        ("search staff", "invalid choice: 'search'"),
+        ("status --server somewhere", "expected HOST:PORT"),
+        ("status --server :7300", "expected HOST:PORT"),
+        ("status --timeout-s 0", "expected seconds"),
+        ("status --timeout-s soon", "expected seconds"),
+        ("status --serv 127.0.0.1:1", "unrecognized arguments"),
+        ("enroll staff ada", "required: PICTURE"),
+        ("enroll staff ada a.jpg --attribute team", "expected KEY=VALUE"),
+        ("enroll staff ada a.jpg --attribute =x", "expected KEY=VALUE"),
+        ("enroll staff ada a.jpg --face all", "invalid choice: 'all'"),
+        ("enroll staff ada a.jpg --min-face-px 0", "from 1"),
+        ("enroll staff ada a.jpg --attribute a=1 --attribute a=2", "names a key twice"),
+        ("enroll staff ada - -", "read only once"),
+        ("identify staff", "required: PICTURE"),
+        ("identify staff a.jpg --k 0", "from 1 to 100"),
+        ("identify staff a.jpg --k 101", "from 1 to 100"),
+        ("identify staff a.jpg --k many", "from 1 to 100"),
+        ("identify staff a.jpg --threshold 1.1", "similarity from -1 to 1"),
+        ("identify staff a.jpg --threshold nan", "similarity from -1 to 1"),
+        ("identify staff a.jpg --plot out.jpg", "a .png file"),
+        ("identify staff a.jpg b.jpg --plot out.png", "draws on one picture"),
+        ("verify", "GALLERY IDENTITY PICTURE"),
+        ("verify staff ada", "GALLERY IDENTITY PICTURE"),
+        ("verify staff ada a.jpg b.jpg", "GALLERY IDENTITY PICTURE"),
+        ("verify staff ada a.jpg --pictures a.jpg b.jpg", "either"),
+        ("verify --pictures a.jpg", "expected 2 arguments"),
+        ("verify --pictures - -", "read only once"),
+        ("embed a.jpg --out rows.csv", "a .npy file"),
+        ("remove staff ada --template 0", "from 1"),
+        ("gallery create g --dimension 1", "from 2 to 1024"),
+        ("gallery create g --dimension 128", "needs --threshold"),
+        ("gallery create g --templates-max 17", "from 1 to 16"),
+        ("gallery alias staff", "either the GALLERY"),
+        ("gallery alias staff staff-2 --delete", "either the GALLERY"),
+        ("serve", "--data is needed"),
+        ("serve --data d --listen 7300", "expected HOST:PORT"),
+        ("serve --data d --device gpu", "invalid choice: 'gpu'"),
+        ("evaluate pairs --root r", "required: --pairs"),
+        ("evaluate pairs --root r --pairs p --face all", "invalid choice: 'all'"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_one_line(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(line.split())
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert err.startswith("identiface")
+    assert "--help" in err
+    assert out == ""
+
+
+def test_names_are_taken_in_nfc_and_refused_where_no_text() -> None:
+    parser = build_parser()
+    composed, decomposed = "Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}", "Zoe\N{COMBINING DIAERESIS}"
+    assert parser.parse_args(["list", decomposed]).gallery == composed
+    assert parser.parse_args(["list", os.fsdecode("山田".encode())]).gallery == "山田"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["list", os.fsdecode(b"\xff")])
+
+
+def test_paths_are_left_as_they_are() -> None:
+    path = "Zoe\N{COMBINING DIAERESIS}.jpg"
+    parser = build_parser()
+    assert parser.parse_args(["identify", "staff", path]).pictures == [path]
+    assert parser.parse_args(["verify", "staff", "zoe", path]).claim[2] == path
+
+
+def test_the_server_comes_from_the_environment_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SERVER_VARIABLE, "10.0.0.1:80")
+    assert build_parser().parse_args(["status"]).server == "10.0.0.1:80"
+    assert build_parser().parse_args(["status", "--server", "[::1]:7300"]).server == "[::1]:7300"
+    monkeypatch.delenv(SERVER_VARIABLE)
+    assert build_parser().parse_args(["status"]).server == "127.0.0.1:7300"
+    monkeypatch.setenv(SERVER_VARIABLE, "nowhere")
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["status"])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("山田 é", "山田 é"),
+        ("two\nlines\tand tab", "two lines and tab"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\udcff", "\\udcff"),
+        ("right\N{RIGHT-TO-LEFT OVERRIDE}left", "right\\u202eleft"),
+    ],
+)
+def test_what_is_said_is_one_printable_line(text: str, shown: str) -> None:
+    assert one_line(text) == shown
