@@ -7,6 +7,7 @@ fetched and doubled until k identities are there.
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,19 @@ from engine.index.search import Snapshot
 from engine.store.changes import live_identity
 from engine.store.gallery_store import GalleryStore
 from engine.store.tables import Reader
-from engine.types import Candidate, Vectors
+from engine.types import Candidate, Vector, Vectors
+from engine.vectors import similarity
 
 ROWS_FETCHED_MIN = 300
 """Templates fetched for a probe at the least; 3 x k x templates per identity where that is more."""
 ROWS_FETCHED_MAX = 16_384
 """Beyond this all templates are fetched."""
+ROUNDING_MAX = 1e-5
+"""Most by which two float32 similarities of a scan can stand in the wrong order. Equal vectors differ in the
+last bits by where they lie and how many probes come along: candidates are compared again in float64."""
+
+_Rows: TypeAlias = tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]]
+"""Similarities, template ids and identity numbers of one probe's nearest templates, best first."""
 
 
 def best_identities(
@@ -50,8 +58,12 @@ def best_identities(
             # Housekeeping removes who expired within seconds: mostly there is nobody to look out for.
             expired_at = now_ms if reader.expired(now_ms, 1) else None
             answers = [
-                _best(reader, row, k, expired_at, is_all=num_rows >= num_all)
-                for row in zip(found.similarities, found.template_ids, found.identity_numbers, strict=True)
+                _best(reader, probe, rows, k, expired_at, is_all=num_rows >= num_all)
+                for probe, rows in zip(
+                    probes,
+                    zip(found.similarities, found.template_ids, found.identity_numbers, strict=True),
+                    strict=True,
+                )
             ]
             num_identities = reader.state().num_identities
         complete = [
@@ -64,32 +76,51 @@ def best_identities(
 
 def _best(
     reader: Reader,
-    found: tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]],
+    probe: Vector,
+    found: _Rows,
     k: int,
     expired_at: int | None,
     *,
     is_all: bool,
 ) -> tuple[Candidate, ...] | None:
-    """The k best identities among one probe's rows (similarities, template ids, identity numbers).
+    """The k best identities among one probe's rows.
 
-    None where rows that were not fetched could tie with the k-th; never where `is_all`.
+    None where rows that were not fetched could belong to one of the k best; never where `is_all`.
     """
     similarities, template_ids, identity_numbers = found
     num_found = int(np.searchsorted(-similarities, np.inf))
-    _, firsts = np.unique(identity_numbers[:num_found], return_index=True)
-    firsts.sort()
-    candidates: list[Candidate] = []
-    for row in firsts:
-        value = float(np.clip(similarities[row], -1.0, 1.0))
-        if len(candidates) >= k and value < candidates[k - 1].similarity:
+    names: dict[int, str | None] = {}
+    best: dict[int, Candidate] = {}
+    scanned: dict[int, float] = {}
+    """What the scan gave for the first row of each identity in `best`: descending."""
+    floor = -np.inf
+    for row in range(num_found):
+        value, number = float(similarities[row]), int(identity_numbers[row])
+        if value < floor:
             break
-        identity_id = reader.identity_id(int(identity_numbers[row]))
-        if identity_id is None:  # removed since the snapshot
+        if number in best and value < scanned[number] - ROUNDING_MAX:
             continue
-        if expired_at is None or live_identity(reader, identity_id, expired_at):
-            candidates.append(Candidate(identity_id, value, int(template_ids[row])))
-    if not is_all and len(candidates) >= k and similarities[-1] >= candidates[k - 1].similarity:
-        return None
+        if number not in names:
+            names[number] = _living(reader, number, expired_at)
+        identity_id, template_id = names[number], int(template_ids[row])
+        template = reader.template(template_id) if identity_id is not None else None
+        if identity_id is None or template is None:  # removed since the snapshot, or expired
+            continue
+        candidate = Candidate(identity_id, similarity(probe, template.vector), template_id)
+        if number not in best:
+            best[number], scanned[number] = candidate, value
+            floor = value - ROUNDING_MAX if len(best) == k else floor
+        elif candidate.similarity > best[number].similarity:
+            best[number] = candidate
     # Ids decide between equal similarities by their bytes, as everywhere that identities are ordered.
-    candidates.sort(key=lambda candidate: (-candidate.similarity, candidate.identity_id.encode()))
-    return tuple(candidates[:k])
+    ranked = sorted(best.values(), key=lambda one: (-one.similarity, one.identity_id.encode()))[:k]
+    if not is_all and len(ranked) == k and similarities[-1] >= ranked[-1].similarity - ROUNDING_MAX:
+        return None
+    return tuple(ranked)
+
+
+def _living(reader: Reader, identity_number: int, expired_at: int | None) -> str | None:
+    identity_id = reader.identity_id(identity_number)
+    if identity_id is None or expired_at is None:
+        return identity_id
+    return identity_id if live_identity(reader, identity_id, expired_at) else None

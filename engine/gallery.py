@@ -38,6 +38,9 @@ from engine.types import (
     Vectors,
     Verification,
 )
+from engine.vectors import similarity
+
+__all__ = ["EXPIRED_MAX", "Gallery", "similarity"]
 
 EXPIRED_MAX = 1000
 """Identities whose time is over that one maintenance step removes."""
@@ -374,8 +377,3 @@ class Gallery:
         except EngineError as error:
             return error
         return None
-
-
-def similarity(one: Vector, other: Vector) -> float:
-    """Cosine of two unit vectors, in float64."""
-    return float(np.clip(one.astype(np.float64) @ other.astype(np.float64), -1.0, 1.0))

@@ -43,6 +43,11 @@ def check(vector: NDArray[np.floating], dimension: int, *, normalize: bool, name
     return (wide / length).astype(np.float32)
 
 
+def similarity(one: Vector, other: Vector) -> float:
+    """Cosine of two unit vectors, in float64, -1..1."""
+    return float(np.clip(one.astype(np.float64) @ other.astype(np.float64), -1.0, 1.0))
+
+
 def check_batch(
     data: Sequence[bytes], dimension: int, *, normalize: Sequence[bool], names: Sequence[str]
 ) -> tuple[Vectors, dict[int, InvalidVectorError]]:

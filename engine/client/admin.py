@@ -24,8 +24,8 @@ class AdminCalls(Calls):
         Searches go on meanwhile. Without `timeout_s` it may last as long as it likes. Raises
         GalleryNotFoundError, StorageFullError.
         """
-        request = admin_pb2.BuildIndexRequest(gallery_id=gallery_id)
         with self._pool.lease() as connection:
+            request = admin_pb2.BuildIndexRequest(gallery_id=gallery_id)
             call = connection.admin.BuildIndex(request, timeout=timeout_s)
             try:
                 for answer in call:

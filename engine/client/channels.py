@@ -97,7 +97,11 @@ class ChannelPool:
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Connection]:
-        """Lend a connection for one call; raises the engine's error where the call fails."""
+        """Lend a connection for one call.
+
+        Raises the engine's error where the call fails, and InvalidInputError where a message was to be made
+        of text that is no Unicode, such as an undecoded file name.
+        """
         with self._lock:
             if self._is_closed:
                 raise UnavailableError("the client is closed", hint="Make a new client.")
@@ -107,6 +111,8 @@ class ChannelPool:
             yield connection
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"{error.object!r} cannot be sent: it is no Unicode text") from error
         finally:
             with self._lock:
                 connection.num_outstanding -= 1

@@ -32,10 +32,10 @@ class EmbeddingCalls(Calls):
         `choice` (None: all faces) and `min_face_px` are for pictures given as bytes. Raises
         InvalidInputError for the call as a whole, NoEmbedderError.
         """
-        request = embedding_pb2.DetectFacesRequest(
-            pictures=[picture_message(picture, choice, min_face_px) for picture in pictures]
-        )
         with self._pool.lease() as connection:
+            request = embedding_pb2.DetectFacesRequest(
+                pictures=[picture_message(picture, choice, min_face_px) for picture in pictures]
+            )
             answer = connection.embedding.DetectFaces(request, timeout=self._seconds(timeout_s))
         return [
             from_status(outcome.error)
@@ -57,10 +57,10 @@ class EmbeddingCalls(Calls):
         Returns each picture's faces, largest first, or error, in order, and what the templates are. Options
         and errors as `detect`.
         """
-        request = embedding_pb2.EmbedFacesRequest(
-            pictures=[picture_message(picture, choice, min_face_px) for picture in pictures]
-        )
         with self._pool.lease() as connection:
+            request = embedding_pb2.EmbedFacesRequest(
+                pictures=[picture_message(picture, choice, min_face_px) for picture in pictures]
+            )
             answer = connection.embedding.EmbedFaces(request, timeout=self._seconds(timeout_s))
         return [_embed_outcome(outcome) for outcome in answer.outcomes], unpack_contract(answer.contract)
 

@@ -51,13 +51,13 @@ class EnrollmentCalls(Calls):
         GalleryNotFoundError, NoFaceError and other kinds of InvalidInputError naming the sample,
         TemplateLimitError, ContractMismatchError, NoEmbedderError.
         """
-        request = enrollment_pb2.EnrollRequest(
-            gallery_id=gallery_id,
-            enrollment=enrollment_message(EnrollItem(identity_id, samples, attributes, options)),
-            contract_digest=contract_digest,
-            request_id=fresh(request_id),
-        )
         with self._pool.lease() as connection:
+            request = enrollment_pb2.EnrollRequest(
+                gallery_id=gallery_id,
+                enrollment=enrollment_message(EnrollItem(identity_id, samples, attributes, options)),
+                contract_digest=contract_digest,
+                request_id=fresh(request_id),
+            )
             answer = connection.enrollment.Enroll(request, timeout=self._seconds(timeout_s))
         return face_enroll_result(answer, identity_id)
 
@@ -98,10 +98,10 @@ class EnrollmentCalls(Calls):
         timeout_s: float | None = None,
     ) -> EnrolledIdentity:
         """Describe one identity. Raises GalleryNotFoundError, IdentityNotFoundError."""
-        request = enrollment_pb2.GetIdentityRequest(
-            gallery_id=gallery_id, identity_id=identity_id, with_vectors=with_vectors
-        )
         with self._pool.lease() as connection:
+            request = enrollment_pb2.GetIdentityRequest(
+                gallery_id=gallery_id, identity_id=identity_id, with_vectors=with_vectors
+            )
             answer = connection.enrollment.GetIdentity(request, timeout=self._seconds(timeout_s))
         return enrolled_identity(answer.identity)
 
@@ -112,14 +112,17 @@ class EnrollmentCalls(Calls):
 
         Raises GalleryNotFoundError, InvalidInputError for a page size outside 1 to 1000.
         """
-        request = enrollment_pb2.ListIdentitiesRequest(gallery_id=gallery_id, page_size=page_size)
+        page_token = ""
         while True:
             with self._pool.lease() as connection:
+                request = enrollment_pb2.ListIdentitiesRequest(
+                    gallery_id=gallery_id, page_size=page_size, page_token=page_token
+                )
                 answer = connection.enrollment.ListIdentities(request, timeout=self._seconds(timeout_s))
             yield from (enrolled_identity(identity) for identity in answer.identities)
             if not answer.next_page_token:
                 return
-            request.page_token = answer.next_page_token
+            page_token = answer.next_page_token
 
     def update_identity(
         self,
@@ -137,16 +140,16 @@ class EnrollmentCalls(Calls):
 
         Raises GalleryNotFoundError, IdentityNotFoundError, InvalidInputError.
         """
-        request = enrollment_pb2.UpdateIdentityRequest(
-            gallery_id=gallery_id,
-            identity_id=identity_id,
-            attributes=dict(attributes),
-            remove_attributes=remove_attributes,
-            expire_time=None if expire_time is None else pack_time(expire_time),
-            clear_expire_time=clear_expire_time,
-            request_id=fresh(request_id),
-        )
         with self._pool.lease() as connection:
+            request = enrollment_pb2.UpdateIdentityRequest(
+                gallery_id=gallery_id,
+                identity_id=identity_id,
+                attributes=dict(attributes),
+                remove_attributes=remove_attributes,
+                expire_time=None if expire_time is None else pack_time(expire_time),
+                clear_expire_time=clear_expire_time,
+                request_id=fresh(request_id),
+            )
             answer = connection.enrollment.UpdateIdentity(request, timeout=self._seconds(timeout_s))
         return enrolled_identity(answer.identity, answer.receipt.sequence)
 
@@ -163,10 +166,10 @@ class EnrollmentCalls(Calls):
 
         Raises GalleryNotFoundError, IdentityNotFoundError.
         """
-        request = enrollment_pb2.RemoveIdentityRequest(
-            gallery_id=gallery_id, identity_id=identity_id, erase=erase, request_id=fresh(request_id)
-        )
         with self._pool.lease() as connection:
+            request = enrollment_pb2.RemoveIdentityRequest(
+                gallery_id=gallery_id, identity_id=identity_id, erase=erase, request_id=fresh(request_id)
+            )
             answer = connection.enrollment.RemoveIdentity(request, timeout=self._seconds(timeout_s))
         return unpack_removal(answer.removal, answer.receipt)
 
@@ -184,14 +187,14 @@ class EnrollmentCalls(Calls):
 
         Raises GalleryNotFoundError, IdentityNotFoundError, TemplateNotFoundError.
         """
-        request = enrollment_pb2.RemoveTemplateRequest(
-            gallery_id=gallery_id,
-            identity_id=identity_id,
-            template_id=template_id,
-            erase=erase,
-            request_id=fresh(request_id),
-        )
         with self._pool.lease() as connection:
+            request = enrollment_pb2.RemoveTemplateRequest(
+                gallery_id=gallery_id,
+                identity_id=identity_id,
+                template_id=template_id,
+                erase=erase,
+                request_id=fresh(request_id),
+            )
             answer = connection.enrollment.RemoveTemplate(request, timeout=self._seconds(timeout_s))
         return unpack_removal(answer.removal, answer.receipt)
 
@@ -208,10 +211,10 @@ class EnrollmentCalls(Calls):
 
         Raises GalleryNotFoundError, InvalidInputError.
         """
-        request = enrollment_pb2.BatchRemoveRequest(
-            gallery_id=gallery_id, identity_ids=identity_ids, erase=erase, request_id=fresh(request_id)
-        )
         with self._pool.lease() as connection:
+            request = enrollment_pb2.BatchRemoveRequest(
+                gallery_id=gallery_id, identity_ids=identity_ids, erase=erase, request_id=fresh(request_id)
+            )
             answer = connection.enrollment.BatchRemove(request, timeout=self._seconds(timeout_s))
         return BatchRemoveResult(
             sequence=answer.receipt.sequence,

@@ -27,34 +27,35 @@ class GalleryCalls(Calls):
 
         Raises InvalidIdError, InvalidInputError, AlreadyExistsError, NoEmbedderError.
         """
-        request = gallery_pb2.CreateGalleryRequest(
-            gallery_id=gallery_id,
-            contract=None if contract is None else pack_contract(contract),
-            settings=pack_gallery_settings(settings),
-            request_id=fresh(request_id),
-        )
         with self._pool.lease() as connection:
+            request = gallery_pb2.CreateGalleryRequest(
+                gallery_id=gallery_id,
+                contract=None if contract is None else pack_contract(contract),
+                settings=pack_gallery_settings(settings),
+                request_id=fresh(request_id),
+            )
             answer = connection.galleries.CreateGallery(request, timeout=self._seconds(timeout_s))
         return served_gallery(answer.gallery)
 
     def get_gallery(self, gallery_id: str, *, timeout_s: float | None = None) -> ServedGallery:
         """Describe a gallery, by name or alias. Raises GalleryNotFoundError."""
-        request = gallery_pb2.GetGalleryRequest(gallery_id=gallery_id)
         with self._pool.lease() as connection:
+            request = gallery_pb2.GetGalleryRequest(gallery_id=gallery_id)
             answer = connection.galleries.GetGallery(request, timeout=self._seconds(timeout_s))
         return served_gallery(answer.gallery)
 
     def list_galleries(self, *, timeout_s: float | None = None) -> list[ServedGallery]:
         """List all galleries in order of their ids; the time allowed is that of each page."""
         galleries: list[ServedGallery] = []
-        request = gallery_pb2.ListGalleriesRequest(page_size=PAGE_ITEMS_MAX)
+        page_token = ""
         while True:
             with self._pool.lease() as connection:
+                request = gallery_pb2.ListGalleriesRequest(page_size=PAGE_ITEMS_MAX, page_token=page_token)
                 answer = connection.galleries.ListGalleries(request, timeout=self._seconds(timeout_s))
             galleries.extend(served_gallery(gallery) for gallery in answer.galleries)
             if not answer.next_page_token:
                 return galleries
-            request.page_token = answer.next_page_token
+            page_token = answer.next_page_token
 
     def update_gallery(
         self,
@@ -70,15 +71,15 @@ class GalleryCalls(Calls):
 
         Raises GalleryNotFoundError, InvalidInputError.
         """
-        request = gallery_pb2.UpdateGalleryRequest(
-            gallery_id=gallery_id,
-            settings=gallery_pb2.GallerySettings(
-                templates_per_identity_max=templates_per_identity_max, threshold=threshold
-            ),
-            clear_threshold=clear_threshold,
-            request_id=fresh(request_id),
-        )
         with self._pool.lease() as connection:
+            request = gallery_pb2.UpdateGalleryRequest(
+                gallery_id=gallery_id,
+                settings=gallery_pb2.GallerySettings(
+                    templates_per_identity_max=templates_per_identity_max, threshold=threshold
+                ),
+                clear_threshold=clear_threshold,
+                request_id=fresh(request_id),
+            )
             answer = connection.galleries.UpdateGallery(request, timeout=self._seconds(timeout_s))
         return served_gallery(answer.gallery)
 
@@ -89,8 +90,8 @@ class GalleryCalls(Calls):
 
         Raises GalleryNotFoundError, PreconditionError while an alias points to it.
         """
-        request = gallery_pb2.DeleteGalleryRequest(gallery_id=gallery_id, request_id=fresh(request_id))
         with self._pool.lease() as connection:
+            request = gallery_pb2.DeleteGalleryRequest(gallery_id=gallery_id, request_id=fresh(request_id))
             connection.galleries.DeleteGallery(request, timeout=self._seconds(timeout_s))
 
     def set_alias(
@@ -100,10 +101,10 @@ class GalleryCalls(Calls):
 
         Raises InvalidIdError, GalleryNotFoundError, AlreadyExistsError where a gallery has that name.
         """
-        request = gallery_pb2.SetAliasRequest(
-            alias=alias, gallery_id=gallery_id, request_id=fresh(request_id)
-        )
         with self._pool.lease() as connection:
+            request = gallery_pb2.SetAliasRequest(
+                alias=alias, gallery_id=gallery_id, request_id=fresh(request_id)
+            )
             answer = connection.galleries.SetAlias(request, timeout=self._seconds(timeout_s))
         return str(answer.previous_gallery_id)
 
@@ -111,6 +112,6 @@ class GalleryCalls(Calls):
         self, alias: str, *, request_id: str | None = None, timeout_s: float | None = None
     ) -> None:
         """Forget an alias; its gallery stays. Raises GalleryNotFoundError where there is no such alias."""
-        request = gallery_pb2.DeleteAliasRequest(alias=alias, request_id=fresh(request_id))
         with self._pool.lease() as connection:
+            request = gallery_pb2.DeleteAliasRequest(alias=alias, request_id=fresh(request_id))
             connection.galleries.DeleteAlias(request, timeout=self._seconds(timeout_s))

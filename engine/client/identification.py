@@ -43,12 +43,12 @@ class IdentificationCalls(Calls):
         are for a picture given as bytes. Raises GalleryNotFoundError, InvalidInputError and its kinds,
         ContractMismatchError, NoEmbedderError.
         """
-        request = identification_pb2.IdentifyRequest(
-            gallery_id=gallery_id,
-            probe=probe_message(probe, choice, min_face_px),
-            options=_options(k, threshold, contract_digest),
-        )
         with self._pool.lease() as connection:
+            request = identification_pb2.IdentifyRequest(
+                gallery_id=gallery_id,
+                probe=probe_message(probe, choice, min_face_px),
+                options=_options(k, threshold, contract_digest),
+            )
             answer = connection.identification.Identify(request, timeout=self._seconds(timeout_s))
         return [face_identification(face) for face in answer.faces]
 
@@ -66,12 +66,12 @@ class IdentificationCalls(Calls):
 
         Raises GalleryNotFoundError, InvalidInputError for the call as a whole.
         """
-        request = identification_pb2.BatchIdentifyRequest(
-            gallery_id=gallery_id,
-            probes=[probe_message(probe) for probe in probes],
-            options=_options(k, threshold, contract_digest),
-        )
         with self._pool.lease() as connection:
+            request = identification_pb2.BatchIdentifyRequest(
+                gallery_id=gallery_id,
+                probes=[probe_message(probe) for probe in probes],
+                options=_options(k, threshold, contract_digest),
+            )
             answer = connection.identification.BatchIdentify(request, timeout=self._seconds(timeout_s))
         return [identify_outcome(outcome) for outcome in answer.outcomes]
 
@@ -121,14 +121,14 @@ class IdentificationCalls(Calls):
         Raises GalleryNotFoundError, IdentityNotFoundError, NoFaceError and other kinds of
         InvalidInputError, PreconditionError where the identity has no templates.
         """
-        request = identification_pb2.VerifyRequest(
-            gallery_id=gallery_id,
-            probe=probe_message(probe, choice, min_face_px),
-            identity_id=identity_id,
-            threshold=threshold,
-            contract_digest=contract_digest,
-        )
         with self._pool.lease() as connection:
+            request = identification_pb2.VerifyRequest(
+                gallery_id=gallery_id,
+                probe=probe_message(probe, choice, min_face_px),
+                identity_id=identity_id,
+                threshold=threshold,
+                contract_digest=contract_digest,
+            )
             answer = connection.identification.Verify(request, timeout=self._seconds(timeout_s))
         return face_verification(answer)
 
@@ -148,13 +148,13 @@ class IdentificationCalls(Calls):
         The threshold is that of `gallery_id` or, where it is empty, of the server's network. Raises as
         `verify`.
         """
-        request = identification_pb2.VerifyRequest(
-            gallery_id=gallery_id,
-            probe=probe_message(probe, choice, min_face_px),
-            reference=probe_message(reference, choice, min_face_px),
-            threshold=threshold,
-        )
         with self._pool.lease() as connection:
+            request = identification_pb2.VerifyRequest(
+                gallery_id=gallery_id,
+                probe=probe_message(probe, choice, min_face_px),
+                reference=probe_message(reference, choice, min_face_px),
+                threshold=threshold,
+            )
             answer = connection.identification.Verify(request, timeout=self._seconds(timeout_s))
         return face_verification(answer)
 

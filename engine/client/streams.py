@@ -77,5 +77,5 @@ def exchange(
                 yield answer, feed.tags.popleft()
         finally:
             call.cancel()
-    if feed.failure is not None:
-        raise feed.failure
+        if feed.failure is not None:
+            raise feed.failure

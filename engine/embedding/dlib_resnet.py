@@ -31,9 +31,9 @@ DIMENSION = 128
 THRESHOLD = 0.94
 """Default similarity of this contract (unit vectors of crop plus mirrored crop).
 
-Chosen on LFW folds 1 to 6, where it accepts 87 % of all mated pairs and 1.5 of 10,000 non-mated ones. On folds
-7 and 8, with 886 enrolled, one stranger in ten then has a candidate at or above it, and 12 % of the mated
-probes have none: a gallery of thousands wants a higher one (GallerySettings.threshold).
+Chosen on LFW folds 1 to 6, where it accepts 87 % of all mated pairs and 1.5 of 10,000 non-mated ones. On
+folds 7 and 8, with 886 enrolled, one stranger in ten then has a candidate at or above it, and 12 % of the
+mated probes have none: a gallery of thousands wants a higher one (GallerySettings.threshold).
 """
 WEIGHTS_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 """Of dlib_face_recognition_resnet_model_v1.dat, 22,466,066 bytes."""

@@ -58,7 +58,9 @@ SMALL_POOL_THREADS = 4
 """For health checks and refusals, so that neither waits behind work."""
 LAST_S = 2.0
 """Time that threads get to notice that their rpcs were cancelled at the end of the grace period."""
-POLL_S = 0.05
+LINGER_S = 0.1
+"""Time for the last answers to reach their callers before connections are closed."""
+POLL_S = 0.02
 """Time between two looks at whether the work in progress is over."""
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -211,17 +213,22 @@ class Server:
         self._interceptor.stop()
         # A watcher that does not read would hold this up: a thread of its own does it, and is not awaited.
         self._small_pool.submit(self._end_health)
-        is_over = self._server.stop(self._settings.grace_s)
-        while not is_over.wait(POLL_S):
-            if signals.wait(0):
-                self._server.stop(0)
-        pools = (self._unary_pool, self._stream_pool)
-        for pool in (*pools, self._small_pool):
+        end_s = time.monotonic() + self._settings.grace_s
+        while self._is_working() and time.monotonic() < end_s and not signals.wait(POLL_S):
+            pass
+        # Only now are connections closed: a caller whose socket broke while it was sending would never read
+        # why its stream ended.
+        signals.wait(LINGER_S)
+        self._server.stop(0).wait(LAST_S)
+        for pool in (self._unary_pool, self._stream_pool, self._small_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         end_s = time.monotonic() + LAST_S
-        while any(pool.num_unfinished for pool in pools) and time.monotonic() < end_s:
+        while self._is_working() and time.monotonic() < end_s:
             time.sleep(POLL_S)
-        return not any(pool.num_unfinished for pool in pools)
+        return not self._is_working()
+
+    def _is_working(self) -> bool:
+        return self._unary_pool.num_unfinished + self._stream_pool.num_unfinished > 0
 
     def _end_health(self) -> None:
         self._health.enter_graceful_shutdown()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from engine.errors import (
@@ -71,24 +72,24 @@ def code_of(error: EngineError) -> grpc.StatusCode:
     return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
 
 
-def to_status(error: EngineError) -> status_pb2.Status:
+def to_status(error: EngineError) -> Status:
     """Turn an error into a google.rpc.Status with ErrorInfo and, where it says when to retry, RetryInfo.
 
     Message and hint are cut to STATUS_MESSAGE_BYTES_MAX.
     """
-    status = status_pb2.Status(code=code_of(error).value[0], message=_cut(error.message))
-    info = error_details_pb2.ErrorInfo(
+    status = Status(code=code_of(error).value[0], message=_cut(error.message))
+    info = ErrorInfo(
         reason=error.reason, domain=DOMAIN, metadata={"hint": _cut(error.hint)}
     )
     status.details.add().Pack(info)
     if error.retry_after_s is not None:
-        retry = error_details_pb2.RetryInfo()
+        retry = RetryInfo()
         retry.retry_delay.FromNanoseconds(round(error.retry_after_s * 1e9))
         status.details.add().Pack(retry)
     return status
 
 
-def from_status(status: status_pb2.Status) -> EngineError:
+def from_status(status: Status) -> EngineError:
     """Turn a google.rpc.Status back into the error that it was made from.
 
     A reason that this version does not know, and a status without the engine's ErrorInfo, become the nearest
@@ -144,26 +145,26 @@ def _from_transport(code: grpc.StatusCode, details: str, address: str) -> Engine
     return kind(message, hint=hint)
 
 
-def _status_of(call: grpc.Call) -> status_pb2.Status | None:
+def _status_of(call: grpc.Call) -> Status | None:
     try:
-        status: status_pb2.Status | None = rpc_status.from_call(call)
+        status: Status | None = rpc_status.from_call(call)
     except ValueError:
         # Somebody between us and the server changed code or message; the details are then not to be trusted.
         return None
     return status
 
 
-def _error_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
+def _error_info(status: Status) -> ErrorInfo | None:
     for detail in status.details:
-        info = error_details_pb2.ErrorInfo()
+        info = ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
             return info
     return None
 
 
-def _retry_after_s(status: status_pb2.Status) -> float | None:
+def _retry_after_s(status: Status) -> float | None:
     for detail in status.details:
-        retry = error_details_pb2.RetryInfo()
+        retry = RetryInfo()
         if detail.Unpack(retry):
             return float(retry.retry_delay.ToNanoseconds() / 1e9)
     return None

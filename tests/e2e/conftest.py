@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
@@ -248,7 +248,7 @@ def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:
 
 def reason_of(status: Any) -> str:
     """Reason of a status, whole-call or of an item; it must carry domain, reason and hint."""
-    infos = [error_details_pb2.ErrorInfo() for _ in status.details]
+    infos = [ErrorInfo() for _ in status.details]
     known = [info for info, detail in zip(infos, status.details, strict=True) if detail.Unpack(info)]
     assert len(known) == 1
     assert known[0].domain == "identiface"

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
@@ -153,7 +153,7 @@ def test_streams_over_the_cap_are_refused_with_a_time_to_retry(launch: Launch) -
         error: Any = caught.value
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         details = rpc_status.from_call(error).details
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        info, retry = ErrorInfo(), RetryInfo()
         assert details[0].Unpack(info)
         assert details[1].Unpack(retry)
         assert (info.reason, info.domain) == ("OVERLOADED", "identiface")

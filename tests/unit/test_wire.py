@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,18 +163,18 @@ def test_a_status_of_any_text_is_valid_and_bounded(text: str) -> None:
 
 
 def test_a_reason_of_a_newer_version_becomes_the_nearest_class_by_code() -> None:
-    status = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="no shard 7")
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="SHARD_NOT_FOUND", domain="identiface"))
+    status = Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="no shard 7")
+    status.details.add().Pack(ErrorInfo(reason="SHARD_NOT_FOUND", domain="identiface"))
     error = from_status(status)
     assert type(error) is NotFoundError
     assert error.message == "no shard 7 (SHARD_NOT_FOUND)"
 
 
 def test_a_status_of_somebody_else_is_read_by_its_code_alone() -> None:
-    status = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="quota")
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="GALLERY_NOT_FOUND", domain="example.com"))
+    status = Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="quota")
+    status.details.add().Pack(ErrorInfo(reason="GALLERY_NOT_FOUND", domain="example.com"))
     assert type(from_status(status)) is ExhaustedError
-    assert type(from_status(status_pb2.Status(code=999))) is EngineError
+    assert type(from_status(Status(code=999))) is EngineError
 
 
 @given(CONTRACTS)

@@ -1,0 +1,107 @@
+"""Binary records: round trips, checksums, versions."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import CorruptDataError, NewerFormatError
+from engine.store import records
+from engine.store.records import IdentityRecord, Journal, ReceiptRecord, State, TemplateRecord
+
+NUMBERS = st.integers(0, (1 << 64) - 1)
+TIMES_MS = st.integers(0, 253402300800000)
+
+
+@given(NUMBERS, NUMBERS)
+def test_keys_come_back_and_sort_as_their_numbers(one: int, other: int) -> None:
+    assert records.number(records.key(one)) == one
+    assert (records.key(one) < records.key(other)) == (one < other)
+
+
+@given(st.integers(0, (1 << 32) - 1), st.lists(NUMBERS, min_size=10, max_size=10))
+def test_a_state_comes_back(dimension: int, counters: list[int]) -> None:
+    state = State(dimension, *counters)
+    assert records.unpack_state(records.pack_state(state)) == state
+
+
+@given(NUMBERS, TIMES_MS, st.floats(0, 1, width=32), st.text(max_size=60), st.integers(0, 1024))
+def test_a_template_comes_back(
+    number: int, create_ms: int, quality: float, source: str, dimension: int
+) -> None:
+    vector = np.random.default_rng(dimension).normal(size=dimension).astype(np.float32)
+    back = records.unpack_template(
+        records.pack_template(TemplateRecord(number, create_ms, quality, source, vector))
+    )
+    assert (back.identity_number, back.create_ms, back.quality, back.source) == (
+        number,
+        create_ms,
+        quality,
+        source,
+    )
+    assert back.vector.dtype == np.float32
+    assert back.vector.tobytes() == vector.tobytes()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Journal([], []),
+        Journal([1, 1 << 63], [2]),
+        IdentityRecord(7, 1, 0, [], {}),
+        IdentityRecord(7, 1, 2, [3, 4], {"name": "Zoë", "": ""}),
+        ReceiptRecord(b"\x00" * 32, 5, b""),
+        "Zoë",
+    ],
+)
+def test_other_records_come_back(record: object) -> None:
+    assert records.unpack(records.pack(record), type(record)) == record
+
+
+@pytest.mark.parametrize("size", range(5))
+def test_a_record_that_is_cut_short_is_corrupt(size: int) -> None:
+    for unpack in (records.unpack_state, records.unpack_template, lambda data: records.unpack(data, Journal)):
+        with pytest.raises(CorruptDataError):
+            unpack(records.pack(Journal([1], [2]))[:size])
+
+
+def test_any_flipped_bit_is_found() -> None:
+    vector = np.ones(4, np.float32)
+    template = records.pack_template(TemplateRecord(1, 2, 0.5, "source", vector))
+    for position in range(len(template) * 8):
+        flipped = bytearray(template)
+        flipped[position // 8] ^= 1 << position % 8
+        with pytest.raises(CorruptDataError):
+            records.unpack_template(bytes(flipped))
+
+
+def test_a_template_of_the_wrong_length_under_a_right_checksum_is_corrupt() -> None:
+    body = records.pack_template(TemplateRecord(1, 2, 0.5, "source", np.ones(4, np.float32)))[4:-1]
+    with pytest.raises(CorruptDataError, match="length"):
+        records.unpack_template(zlib.crc32(body).to_bytes(4, "little") + body)
+
+
+def test_a_record_of_another_kind_is_corrupt() -> None:
+    with pytest.raises(CorruptDataError, match="Journal"):
+        records.unpack(records.pack("text"), Journal)
+
+
+def test_a_newer_format_is_named_whatever_else_it_holds() -> None:
+    body = (records.FORMAT_VERSION + 1).to_bytes(4, "little") + b"fields of the future"
+    with pytest.raises(NewerFormatError, match=f"format {records.FORMAT_VERSION + 1}"):
+        records.unpack_state(zlib.crc32(body).to_bytes(4, "little") + body)
+
+
+def test_records_of_identities_and_templates_stay_inside_a_page() -> None:
+    source = "s" * 255
+    template = records.pack_template(TemplateRecord(1, 2, 0.5, source, np.ones(128, np.float32)))
+    attributes = {f"{number:03d}": "v" * 29 for number in range(32)}
+    identity = records.pack(
+        IdentityRecord(1 << 60, 1 << 45, 1 << 45, [(1 << 60) + n for n in range(16)], attributes)
+    )
+    assert len(template) < 2000
+    assert len(identity) < 2000
