@@ -35,8 +35,8 @@ def main() -> None:
     report = evaluate(arguments.root, arguments.pairs, arguments.model)
     rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in report.items() if key != "versions")
     body = (
-        "Threshold of each fold from the other folds, deviation with ddof 1; a picture without a face would make "
-        f"its pairs wrong.\n\n| | |\n|---|---|\n{rows}"
+        "Threshold of each fold from the other folds, deviation with ddof 1; a picture without a face would "
+        f"make its pairs wrong.\n\n| | |\n|---|---|\n{rows}"
     )
     print(body)
     command = f"identiface evaluate pairs --root lfw/images --pairs lfw/pairs.txt --model {arguments.model}"

@@ -10,7 +10,6 @@ import numpy as np
 from engine import rules
 from engine.decision import decide, resolve_threshold
 from engine.errors import EngineError, InvalidInputError, NoFaceError
-from engine.gallery import similarity
 from engine.pb.identiface.v1 import identification_pb2 as pb
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceServicer
 from engine.server.backend import Backend
@@ -26,7 +25,7 @@ from engine.types import (
     Vector,
     Verification,
 )
-from engine.vectors import FLOAT_BYTES, check_batch
+from engine.vectors import FLOAT_BYTES, check_batch, similarity
 from engine.wire import to_status
 from engine.wire.answers import pack_identification, pack_verification
 

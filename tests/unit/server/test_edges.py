@@ -31,9 +31,10 @@ def test_a_page_token_comes_back(last: str) -> None:
 @given(st.text())
 def test_any_other_text_is_the_first_page_or_refused(text: str) -> None:
     try:
-        assert write_token(read_token(text)) == text if text else read_token(text) == ""
-    except InvalidInputError as error:
-        assert "page_token" in error.message
+        last = read_token(text)
+    except InvalidInputError:
+        return
+    assert write_token(last) == text if text else last == ""
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 10])
@@ -145,12 +146,12 @@ def test_a_pool_counts_what_waits_what_runs_and_what_failed() -> None:
     go = threading.Event()
     with CountedPool(1, "counted") as pool:
         tasks = [pool.submit(go.wait, WAIT_S) for _ in range(3)]
-        failing = pool.submit(lambda: [][0])
+        failing = pool.submit(int, "no number")
         assert pool.num_unfinished == 4
         assert tasks[2].cancel()
         assert pool.num_unfinished == 3
         go.set()
-        assert isinstance(failing.exception(WAIT_S), IndexError)
+        assert isinstance(failing.exception(WAIT_S), ValueError)
     assert pool.num_unfinished == 0
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 from engine.store.environment import StoreSettings
@@ -33,3 +37,40 @@ def store(gallery_folder: Path, clock: Clock) -> Iterator[GalleryStore]:
     opened = GalleryStore(gallery_folder, SETTINGS, clock=clock)
     yield opened
     opened.close()
+
+
+@dataclass
+class RawRows:
+    """Rows of one table as LMDB holds them, to damage them."""
+
+    transaction: Any
+    table: Any
+
+    def get(self, key: bytes) -> bytes:
+        value: bytes | None = self.transaction.get(key, db=self.table)
+        assert value is not None
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.transaction.put(key, value, db=self.table)
+
+    def delete(self, key: bytes) -> None:
+        assert self.transaction.delete(key, db=self.table)
+
+    def keys(self) -> list[bytes]:
+        with self.transaction.cursor(self.table) as cursor:
+            return [bytes(key) for key, _ in cursor]
+
+
+@contextmanager
+def raw_rows(folder: Path, table: str) -> Iterator[RawRows]:
+    """Open a table of a closed environment."""
+    with closing(lmdb.Environment(str(folder), max_dbs=16, map_size=1 << 26)) as environment:
+        rows = environment.open_db(table.encode())
+        with environment.begin(write=True) as transaction:
+            yield RawRows(transaction, rows)
+
+
+def flipped(data: bytes) -> bytes:
+    """The same with its last bit flipped."""
+    return data[:-1] + bytes([data[-1] ^ 1])

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import lmdb
 import pytest
 
 from engine.errors import (
@@ -24,7 +23,7 @@ from engine.store.catalog import Catalog
 from engine.store.records import pack
 from engine.types import AnsweredBefore, GallerySettings, Receipt
 from tests.contract.clock import Clock
-from tests.unit.store.conftest import CONTRACT, SETTINGS
+from tests.unit.store.conftest import CONTRACT, SETTINGS, flipped, raw_rows
 
 
 @contextmanager
@@ -39,15 +38,6 @@ def create(catalog: Catalog, gallery_id: str, receipt: Receipt | None = None) ->
 
 def receipt(key: int, body: int) -> Receipt:
     return Receipt(bytes([key]) * 32, bytes([body]) * 32, lambda result: repr(result).encode())
-
-
-@contextmanager
-def raw(folder: Path, table: bytes) -> Iterator[tuple[lmdb.Transaction[bytes], object]]:
-    """Rows as LMDB holds them, to damage them."""
-    with closing(lmdb.Environment(str(folder), max_dbs=16, map_size=1 << 26)) as environment:
-        rows = environment.open_db(table)
-        with environment.begin(write=True) as transaction:
-            yield transaction, rows
 
 
 def test_an_empty_data_folder_has_no_galleries(tmp_path: Path) -> None:
@@ -156,10 +146,8 @@ def test_galleries_without_a_catalogue_are_not_taken_for_leftovers(tmp_path: Pat
 def test_a_damaged_row_is_corrupt_data_and_nothing_is_removed(tmp_path: Path) -> None:
     with opened(tmp_path) as catalog:
         folder = create(catalog, "a")
-    with raw(tmp_path / "catalog", b"galleries") as (transaction, rows):
-        value = bytearray(transaction.get(b"a", db=rows) or b"")
-        value[-1] ^= 1
-        transaction.put(b"a", bytes(value), db=rows)
+    with raw_rows(tmp_path / "catalog", "galleries") as rows:
+        rows.put(b"a", flipped(rows.get(b"a")))
     with pytest.raises(CorruptDataError):
         Catalog(tmp_path, SETTINGS)
     assert folder.is_dir()
@@ -168,8 +156,8 @@ def test_a_damaged_row_is_corrupt_data_and_nothing_is_removed(tmp_path: Path) ->
 def test_a_newer_format_is_refused_again_and_again(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
-    with raw(tmp_path / "catalog", b"meta") as (transaction, rows):
-        transaction.put(b"format", pack("2"), db=rows)
+    with raw_rows(tmp_path / "catalog", "meta") as rows:
+        rows.put(b"format", pack("2"))
     for _ in range(2):
         with pytest.raises(NewerFormatError, match="format 2"):
             Catalog(tmp_path, SETTINGS)
@@ -201,7 +189,8 @@ def test_a_folder_in_use_is_refused_with_the_pid_of_who_uses_it(tmp_path: Path) 
     hold = (
         "import sys; from pathlib import Path; from engine.store.catalog import Catalog;"
         "from engine.store.environment import StoreSettings;"
-        "c = Catalog(Path(sys.argv[1]), StoreSettings()); print('held', flush=True); sys.stdin.read(); c.close()"
+        "c = Catalog(Path(sys.argv[1]), StoreSettings()); print('held', flush=True);"
+        "sys.stdin.read(); c.close()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
