@@ -118,8 +118,10 @@ def enroll(
 ) -> list[EnrollResult | EngineError]:
     """Enroll identities, each with its own outcome, in one sequence.
 
-    Of an item: TemplateLimitError, InvalidInputError where its attributes become too many.
+    Of an item: TemplateLimitError, InvalidInputError where its attributes become too many. Raises
+    StorageFullError.
     """
+    writer.need_room()
     change = _Change(writer, now_ms, writer.state())
     changes_before = writer.num_changes
     outcomes: list[EnrollResult | EngineError] = []

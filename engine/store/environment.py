@@ -44,7 +44,7 @@ class StoreSettings(Settings, frozen=True):
 
     map_size_bytes_max: Annotated[int, Meta(ge=1 << 20)] = 256 << 30
     """Address space of one gallery's store, and so its largest size on disk. Costs no memory or disk until
-    used; a store that reaches it refuses writes with STORAGE_FULL."""
+    used; a store that comes near it refuses to enroll with STORAGE_FULL: the rest is kept for removals."""
     commit_records_max: Annotated[int, Meta(ge=1)] = 256
     """Records gathered into one commit."""
     commit_ms_max: Annotated[float, Meta(ge=0)] = 5.0

@@ -213,7 +213,7 @@ class GalleryStore:
         epoch = self._acquire()
         try:
             with translated(epoch.folder), epoch.environment.begin(write=True) as transaction:
-                yield Writer(transaction, epoch.tables)
+                yield Writer(transaction, epoch.tables, self._settings.map_size_bytes_max)
             # Only after the commit, and still on the committing thread: no write can fall between the two.
             with self._swap:
                 self._epoch = self._successor or self._epoch

@@ -19,12 +19,16 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from engine.errors import CorruptDataError
+from engine.errors import CorruptDataError, StorageFullError
 from engine.store import records
 from engine.store.records import IdentityRecord, Journal, ReceiptRecord, State, TemplateRecord
 from engine.types import EmbeddingContract, GallerySettings
 
 TABLES = ("meta", "identities", "numbers", "templates", "journal", "receipts", "ages", "expiries")
+PAGES_RESERVED_MIN = 64
+SHARE_RESERVED = 1 / 16
+"""Share of a store's largest size that only removals may use, and the fewest pages."""
+_FULL_HINT = "Remove identities, or start the server with a larger galleries.store.map_size_bytes_max."
 Tables = dict[str, Any]
 T = TypeVar("T")
 
@@ -123,9 +127,23 @@ class Reader:
 class Writer(Reader):
     """A view that can be changed; all or nothing of it is committed."""
 
-    def __init__(self, transaction: lmdb.Transaction[bytes], tables: Tables):
+    def __init__(self, transaction: lmdb.Transaction[bytes], tables: Tables, size_bytes_max: int = 1 << 62):
         super().__init__(transaction, tables)
+        self._size_bytes_max = size_bytes_max
         self.num_changes = 0
+
+    def need_room(self) -> None:
+        """Raise StorageFullError where all but what removals need is in use.
+
+        LMDB copies every page that a write touches: in a map that is full to the last page not even a removal
+        can be made.
+        """
+        stats = [self._transaction.stat(table) for table in self._tables.values()]
+        num_pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        page_bytes = stats[0]["psize"]
+        reserve_bytes = max(PAGES_RESERVED_MIN * page_bytes, int(SHARE_RESERVED * self._size_bytes_max))
+        if num_pages * page_bytes + reserve_bytes > self._size_bytes_max:
+            raise StorageFullError("the store has reached its largest size", hint=_FULL_HINT)
 
     def _put(self, table: str, key: bytes, value: bytes, *, append: bool = False) -> None:
         self.num_changes += 1

@@ -78,9 +78,7 @@ def to_status(error: EngineError) -> Status:
     Message and hint are cut to STATUS_MESSAGE_BYTES_MAX.
     """
     status = Status(code=code_of(error).value[0], message=_cut(error.message))
-    info = ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata={"hint": _cut(error.hint)}
-    )
+    info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={"hint": _cut(error.hint)})
     status.details.add().Pack(info)
     if error.retry_after_s is not None:
         retry = RetryInfo()

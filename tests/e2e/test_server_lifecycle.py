@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from engine.pb.identiface.v1 import admin_pb2, enrollment_pb2, identification_pb2
 from engine.server.serve import SERVICES
+from engine.store.records import pack
 from tests.e2e.conftest import (
     Launch,
     ServerProcess,
@@ -211,7 +212,7 @@ def write_newer_format(data: Path) -> None:
     lmdb = pytest.importorskip("lmdb")
     environment = lmdb.Environment(str(data / "catalog"), max_dbs=10)
     with environment.begin(write=True) as transaction:
-        transaction.put(b"format", b"999", db=environment.open_db(b"meta", transaction))
+        transaction.put(b"format", pack("999"), db=environment.open_db(b"meta", transaction))
     environment.close()
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lmdb
+import numpy as np
 import pytest
 
+from engine.store import changes
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore
-from engine.types import EmbeddingContract, GallerySettings
+from engine.store.tables import Writer
+from engine.types import EmbeddingContract, Enrollment, GallerySettings, Receipt, Template, Vector
 from tests.contract.clock import Clock
+from tests.contract.naive import unit_vectors
 
 CONTRACT = EmbeddingContract("vectors", "", "", mirror=False, dimension=4, threshold=0.5)
 SETTINGS = StoreSettings(map_size_bytes_max=1 << 26)
+VECTORS = unit_vectors(np.random.default_rng(1), 2000, 4)
 
 
 @pytest.fixture
@@ -74,3 +79,40 @@ def raw_rows(folder: Path, table: str) -> Iterator[RawRows]:
 def flipped(data: bytes) -> bytes:
     """The same with its last bit flipped."""
     return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@contextmanager
+def opened(folder: Path, settings: StoreSettings = SETTINGS) -> Iterator[GalleryStore]:
+    with closing(GalleryStore(folder, settings, clock=Clock())) as store:
+        yield store
+
+
+def enrolling(*identity_ids: str, vector: Vector = VECTORS[0]) -> Callable[[Writer], str]:
+    """A write that enrolls each identity with one template, and answers with what it did."""
+    enrollments = [Enrollment(identity_id, (Template(vector),)) for identity_id in identity_ids]
+
+    def apply(writer: Writer) -> str:
+        return repr(changes.enroll(writer, enrollments, 1, 16))
+
+    return apply
+
+
+def removing(*identity_ids: str, erase: bool = False) -> Callable[[Writer], int]:
+    return lambda writer: changes.remove_identities(writer, identity_ids, 1, erase=erase)[0].sequence
+
+
+def ids(store: GalleryStore) -> list[str]:
+    with store.read() as reader:
+        return [identity_id for identity_id, _ in reader.identities("")]
+
+
+def receipt(key: int, body: int) -> Receipt:
+    return Receipt(bytes([key]) * 32, bytes([body]) * 32, lambda result: str(result).encode())
+
+
+def repr_bytes(result: object) -> bytes:
+    return repr(result).encode()
+
+
+def files_with(folder: Path, vector: Vector) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and vector.tobytes() in path.read_bytes()]

@@ -1,0 +1,171 @@
+"""Generations on disk: built, opened, and refused where anything of them does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.errors import CorruptDataError, DataFolderError, NewerFormatError
+from engine.index.build import ROWS_PER_REPORT, build, remove_other_generations
+from engine.index.generation import (
+    IDENTITY_NUMBERS,
+    MANIFEST,
+    TEMPLATE_IDS,
+    VECTORS,
+    Generation,
+    Manifest,
+    seal,
+)
+from engine.types import Vector
+from tests.contract.naive import unit_vectors
+
+DIMENSION = 8
+FILES = [MANIFEST, VECTORS, TEMPLATE_IDS, IDENTITY_NUMBERS]
+
+
+def make(folder: Path, num: int = 5, number: int = 1, reports: list[tuple[int, int]] | None = None) -> Path:
+    vectors = unit_vectors(np.random.default_rng(num), num, DIMENSION)
+
+    def rows() -> Iterator[tuple[int, int, Vector]]:
+        for position, vector in enumerate(vectors):
+            yield 10 + 2 * position, 100 + position, vector
+
+    return build(
+        folder,
+        number=number,
+        sequence=7,
+        dimension=DIMENSION,
+        contract_digest="digest",
+        rows=rows(),
+        num_rows=num,
+        progress=lambda done, total: reports.append((done, total)) if reports is not None else None,
+    )
+
+
+@pytest.mark.parametrize("num", [0, 1, 5])
+def test_a_generation_opens_as_it_was_built(tmp_path: Path, num: int) -> None:
+    opened = Generation(make(tmp_path, num), "digest")
+    assert opened.num_rows == num
+    assert (opened.manifest.number, opened.manifest.sequence, opened.manifest.dimension) == (1, 7, DIMENSION)
+    assert [opened.row(10 + 2 * row) for row in range(num)] == list(range(num))
+    assert [opened.row(9), opened.row(11), opened.row(10 + 2 * num)] == [None] * 3
+    assert opened.identity_numbers.tolist() == [100 + row for row in range(num)]
+
+
+def test_progress_is_told_every_so_many_rows_and_at_the_end(tmp_path: Path) -> None:
+    reports: list[tuple[int, int]] = []
+    make(tmp_path, ROWS_PER_REPORT + 1, reports=reports)
+    assert reports == [(ROWS_PER_REPORT, ROWS_PER_REPORT + 1), (ROWS_PER_REPORT + 1, ROWS_PER_REPORT + 1)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_corrupt_data(tmp_path: Path, name: str) -> None:
+    folder = make(tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(CorruptDataError, match=r"cannot be read|no readable manifest"):
+        Generation(folder, "digest")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_corrupt_data(tmp_path: Path, name: str) -> None:
+    folder = make(tmp_path)
+    whole = (folder / name).read_bytes()
+    for position in range(0, len(whole), max(1, len(whole) // 40)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        (folder / name).write_bytes(damaged)
+        with pytest.raises((CorruptDataError, NewerFormatError)):
+            Generation(folder, "digest")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_is_corrupt_data(tmp_path: Path, name: str) -> None:
+    folder = make(tmp_path)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(CorruptDataError):
+        Generation(folder, "digest")
+
+
+def test_a_folder_in_the_place_of_a_file_is_corrupt_data(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    (folder / VECTORS).unlink()
+    (folder / VECTORS).mkdir()
+    with pytest.raises(CorruptDataError):
+        Generation(folder, "digest")
+
+
+def test_another_contract_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptDataError, match="another embedding contract"):
+        Generation(make(tmp_path), "other")
+
+
+def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    (folder / MANIFEST).write_bytes(seal(msgspec.structs.replace(manifest, format=2, checksum="")))
+    with pytest.raises(NewerFormatError, match="format 2"):
+        Generation(folder, "digest")
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[tuple[int, int, Vector]]:
+        yield 1, 1, np.ones(DIMENSION, np.float32)
+        raise CorruptDataError("a record is damaged")
+
+    with pytest.raises(CorruptDataError, match="a record is damaged"):
+        build(
+            tmp_path,
+            number=1,
+            sequence=1,
+            dimension=DIMENSION,
+            contract_digest="digest",
+            rows=broken(),
+            num_rows=2,
+            progress=lambda _done, _total: None,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_of_fewer_rows_than_were_counted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptDataError, match="counts 3 templates but holds 0"):
+        build(
+            tmp_path,
+            number=1,
+            sequence=1,
+            dimension=DIMENSION,
+            contract_digest="digest",
+            rows=iter(()),
+            num_rows=3,
+            progress=lambda _done, _total: None,
+        )
+
+
+def test_a_build_begun_and_left_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "1.building").mkdir()
+    (tmp_path / "1.building" / "junk").write_text("left by a crash")
+    assert sorted(path.name for path in make(tmp_path).iterdir()) == sorted(FILES)
+
+
+def test_a_folder_that_cannot_be_written_is_the_operators(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataFolderError, match="could not be written"):
+        make(tmp_path / "file")
+
+
+def test_all_but_the_current_generation_are_removed(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        make(tmp_path, number=number)
+    (tmp_path / "4.building").mkdir()
+    (tmp_path / "notes.txt").write_text("an operator's file")
+    open_one = Generation(tmp_path / "1", "digest")
+    remove_other_generations(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "notes.txt"]
+    probe = unit_vectors(np.random.default_rng(5), 1, DIMENSION)
+    _, rows = open_one.search(probe, 5, None)
+    assert sorted(rows[0].tolist()) == [0, 1, 2, 3, 4]
+    remove_other_generations(tmp_path / "new", keep=0)
+    assert (tmp_path / "new").is_dir()
