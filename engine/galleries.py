@@ -132,12 +132,14 @@ class Galleries:
     def infos(self, *, after: str = "", limit: int = PAGE_ITEMS_DEFAULT) -> list[GalleryInfo]:
         """At most `limit` galleries with ids after `after`, in order of their ids."""
         ids = self._catalog.gallery_ids()
-        first = bisect.bisect_right(ids, after)
-        infos = []
-        for gallery_id in ids[first : first + limit]:
-            with contextlib.suppress(GalleryNotFoundError):  # deleted meanwhile
-                infos.append(self.get(gallery_id).info())
-        return infos
+        listed: list[GalleryInfo] = []
+        for gallery_id in ids[bisect.bisect_right(ids, after) :]:
+            if len(listed) == limit:
+                break
+            # One that is deleted meanwhile is not there; the page is filled with those after it.
+            with contextlib.suppress(GalleryNotFoundError):
+                listed.append(self.get(gallery_id).info())
+        return listed
 
     def update(
         self,

@@ -127,7 +127,8 @@ class Catalog:
         """
         name = uuid.uuid4().hex
         folder = self._folder(name)
-        create_time = self._clock()
+        # As the store keeps it, in milliseconds: the first answer and later ones are equal.
+        create_time = round(self._clock() * 1e3) / 1e3
 
         def apply(writer: _CatalogWriter) -> object:
             if writer.folder_name(gallery_id) is not None:

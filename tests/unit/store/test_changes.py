@@ -37,7 +37,7 @@ def enrollments(now: float) -> st.SearchStrategy[Enrollment]:
         Enrollment,
         identity_id=st.sampled_from("ab"),
         templates=st.lists(TEMPLATES, max_size=5).map(tuple),
-        attributes=st.dictionaries(st.sampled_from("xy"), st.sampled_from(["1", "2", "v" * 600]), max_size=2),
+        attributes=st.dictionaries(st.sampled_from("xy"), st.sampled_from(["1", "2", "v" * 600]), max_size=1),
         expire_time=st.sampled_from([None, now - 1, now, now + 1]),
         replace=st.booleans(),
         evict_lowest_quality=st.booleans(),
