@@ -1,4 +1,4 @@
-"""The verbs `gallery create|list|show|delete|alias`. Knows nothing of faces."""
+"""The verbs `gallery create|list|show|update|delete|alias`. Knows nothing of faces."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ example:
   identiface gallery create staff
   identiface gallery create others --dimension 512 --threshold 0.4    for vectors made elsewhere
 """
+_UPDATE = """\
+example:
+  identiface gallery update staff --threshold 0.95
+"""
 _ALIAS = """\
 An alias is a second name that can move to another gallery at once, without downtime.
 
@@ -50,6 +54,7 @@ def add_verbs(verbs: Verbs) -> None:
     show.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
     show.set_defaults(run=_show)
     add_server_options(show)
+    _add_update(below)
     delete = below.add_parser(
         "delete",
         help="remove a gallery and all its files",
@@ -92,12 +97,7 @@ def _add_create(below: Verbs) -> None:
         default="vectors",
         help="with --dimension: name of what made them (default: vectors)",
     )
-    create.add_argument(
-        "--threshold",
-        metavar="SIMILARITY",
-        type=similarity,
-        help="accept at or above this cosine, -1 to 1 (default: that of the network)",
-    )
+    _add_threshold(create, "default: that of the network")
     create.add_argument(
         "--templates-max",
         metavar="NUMBER",
@@ -108,6 +108,37 @@ def _add_create(below: Verbs) -> None:
     )
     create.set_defaults(run=_create)
     add_server_options(create)
+
+
+def _add_update(below: Verbs) -> None:
+    update = below.add_parser(
+        "update",
+        help="change a gallery's settings",
+        description="Change a gallery's settings; searches from then on go by them.",
+        epilog=_UPDATE,
+    )
+    update.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
+    _add_threshold(update, "default: unchanged")
+    update.add_argument(
+        "--clear-threshold", action="store_true", help="go back to the threshold of the network"
+    )
+    update.add_argument(
+        "--templates-max",
+        metavar="NUMBER",
+        type=lambda text: whole(text, 1, TEMPLATES_PER_IDENTITY_MAX),
+        help=f"most templates of one identity, 1 to {TEMPLATES_PER_IDENTITY_MAX} (default: unchanged)",
+    )
+    update.set_defaults(run=_update)
+    add_server_options(update)
+
+
+def _add_threshold(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    parser.add_argument(
+        "--threshold",
+        metavar="SIMILARITY",
+        type=similarity,
+        help=f"accept at or above this cosine, -1 to 1 ({otherwise})",
+    )
 
 
 def _create(arguments: argparse.Namespace) -> None:
@@ -146,6 +177,24 @@ def _list(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace) -> None:
     with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
         gallery = client.get_gallery(arguments.gallery)
+    if arguments.json:
+        print_json(output.gallery_json(gallery))
+    else:
+        print_lines(output.gallery_lines(gallery))
+
+
+def _update(arguments: argparse.Namespace) -> None:
+    if arguments.clear_threshold and arguments.threshold is not None:
+        raise UsageError("give either --threshold or --clear-threshold")
+    if arguments.templates_max is None and arguments.threshold is None and not arguments.clear_threshold:
+        raise UsageError("give what to change: --threshold, --clear-threshold or --templates-max")
+    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+        gallery = client.update_gallery(
+            arguments.gallery,
+            threshold=arguments.threshold,
+            clear_threshold=arguments.clear_threshold,
+            templates_per_identity_max=arguments.templates_max,
+        )
     if arguments.json:
         print_json(output.gallery_json(gallery))
     else:

@@ -36,6 +36,8 @@ def test_galleries_and_aliases_come_and_go(vector_server: ServerProcess) -> None
     assert told["templates_per_identity_max"] == 3
     assert "one" in refused(vector_server, "gallery", "create", "one", *create)
     answered(vector_server, "gallery", "create", "two", *create)
+    stricter = answered(vector_server, "gallery", "update", "one", "--threshold", "0.95", "--json").json
+    assert stricter["threshold"] == 0.95
     assert answered(vector_server, "gallery", "alias", "now", "one").out == "now names one\n"
     moved = answered(vector_server, "gallery", "alias", "now", "two", "--json").json
     assert moved == {"alias": "now", "id": "two", "previous_id": "one"}
