@@ -18,7 +18,7 @@ setup: $(READY) ## Make .venv and install Identiface with all that its tests and
 $(READY):
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Identiface needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt --upgrade 'setuptools>=77'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints/cpu.txt -e '.[dev,demo,onnx]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
