@@ -34,6 +34,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 """LMDB's locks and mmap do not hold on these."""
 READERS_MAX = 1024
 """Read transactions open at once in all processes."""
+_LOCK_FILE_BYTES = 64 * READERS_MAX + 4096
+"""A cache line for each reader, and more than LMDB's head of the file."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_LMDB = _FULL | {errno.EIO}
 """EIO is LMDB's name for a write of which the disk took only a part."""
@@ -62,6 +64,7 @@ def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb
     """
     with translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _allocate_lock_file(folder / "lock.mdb")
         environment = lmdb.Environment(
             str(folder), map_size=map_size_bytes, max_dbs=num_tables, max_readers=READERS_MAX, readahead=False
         )
@@ -69,6 +72,15 @@ def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb
         sync_folder(folder)
         sync_folder(folder.parent)
     return environment
+
+
+def _allocate_lock_file(path: Path) -> None:
+    # LMDB maps this file as one large hole: on a full disk the first touch would kill the process by SIGBUS.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -80,11 +80,17 @@ class NaiveGallery:
         ids = sorted(self.identities, key=str.encode)
         return {name: self.identities[name] for name in ids if not self.identities[name].is_over(now)}
 
+    def find(self, identity_id: str, now: float) -> NaiveIdentity | None:
+        """One identity, None where it is not enrolled or its time is over."""
+        one = self.identities.get(identity_id)
+        return None if one is None or one.is_over(now) else one
+
     def get(self, identity_id: str, now: float) -> NaiveIdentity:
         """One identity. Raises IdentityNotFoundError."""
-        if identity_id not in self.living(now):
+        one = self.find(identity_id, now)
+        if one is None:
             raise IdentityNotFoundError(identity_id)
-        return self.identities[identity_id]
+        return one
 
     def enroll(self, enrollments: Sequence[Enrollment], now: float) -> list[EnrollResult | EngineError]:
         """Enroll in one sequence, which counts only where something changed."""
@@ -109,7 +115,7 @@ class NaiveGallery:
         ]
 
     def _enroll(self, enrollment: Enrollment, now: float) -> tuple[EnrollResult, bool]:
-        old = self.living(now).get(enrollment.identity_id)
+        old = self.find(enrollment.identity_id, now)
         base = old or NaiveIdentity()
         given, new = self._given(base.templates, enrollment.templates)
         kept = [one for one in base.templates if not enrollment.replace or one in given]
@@ -180,7 +186,7 @@ class NaiveGallery:
         """Forget identities; returns who was not there, and the number of templates that went."""
         missing, num_removed, num_templates = [], 0, 0
         for identity_id in dict.fromkeys(identity_ids):
-            if identity_id in self.living(now):
+            if self.find(identity_id, now) is not None:
                 num_templates += len(self.identities.pop(identity_id).templates)
                 num_removed += 1
             else:

@@ -114,7 +114,7 @@ def test_ties_are_ordered_by_the_bytes_of_the_ids_also_where_more_tie_than_are_f
 
 
 def test_equal_vectors_tie_whoever_asks_beside(pair: Pair, rng: np.random.Generator) -> None:
-    """Float32 scans give equal vectors unequal similarities, by where they lie and how many probes there are."""
+    """Float32 scans give equal vectors unequal similarities, by where they lie and who asks beside."""
     shared = unit_vectors(rng, 20, DIMENSION)
     order = rng.permutation(200)
     pair.enroll([Enrollment(f"{number:03d}", (Template(shared[number % 20]),)) for number in order])
