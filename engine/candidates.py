@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DeadlineError
-from engine.index.search import Snapshot
+from engine.index.search import Found, Snapshot
 from engine.store.changes import live_identity
 from engine.store.gallery_store import GalleryStore
 from engine.store.tables import Reader
@@ -24,6 +24,8 @@ ROWS_FETCHED_MIN = 300
 """Templates fetched for a probe at the least; 3 x k x templates per identity where that is more."""
 ROWS_FETCHED_MAX = 16_384
 """Beyond this all templates are fetched."""
+BLOCK_SIMILARITIES_MAX = 1 << 22
+"""Similarities held at once, 4 bytes each: what more probes ask for is searched block by block."""
 ROUNDING_MAX = 1e-5
 """Most by which two float32 similarities of a scan can stand in the wrong order. Equal vectors differ in the
 last bits by where they lie and how many probes come along: candidates are compared again in float64."""
@@ -44,34 +46,48 @@ def best_identities(
 
     `templates_max` is the most templates that one identity may have. Raises DeadlineError.
     """
-    if not snapshot.num_alive or not len(probes):
-        return [() for _ in probes]
-    num_all = snapshot.delta.num_rows + (snapshot.generation.num_rows if snapshot.generation else 0)
+    answers: list[tuple[Candidate, ...]] = [() for _ in probes]
+    if not snapshot.num_alive:
+        return answers
+    num_all = snapshot.num_rows
     num_rows = max(ROWS_FETCHED_MIN, 3 * templates_max * k)
-    while True:
-        if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlineError("the time was up before the search ended")
+    waiting = list(range(len(probes)))
+    while waiting:
         num_rows = num_rows if num_rows <= ROWS_FETCHED_MAX else num_all
-        found = snapshot.search(probes, min(num_rows, num_all))
-        with store.read() as reader:
-            now_ms = store.now_ms()
-            # Housekeeping removes who expired within seconds: mostly there is nobody to look out for.
-            expired_at = now_ms if reader.expired(now_ms, 1) else None
-            answers = [
-                _best(reader, probe, rows, k, expired_at, is_all=num_rows >= num_all)
-                for probe, rows in zip(
-                    probes,
-                    zip(found.similarities, found.template_ids, found.identity_numbers, strict=True),
-                    strict=True,
-                )
-            ]
-            num_identities = reader.state().num_identities
-        complete = [
-            answer for answer in answers if answer is not None and len(answer) >= min(k, num_identities)
-        ]
-        if num_rows >= num_all or len(complete) == len(answers):
-            return [answer or () for answer in answers]
+        incomplete: list[int] = []
+        size = max(1, BLOCK_SIMILARITIES_MAX // max(num_rows, snapshot.delta.num_rows))
+        for start in range(0, len(waiting), size):
+            block = waiting[start : start + size]
+            found = snapshot.search(probes[block], min(num_rows, num_all))
+            bests = _best_of_block(store, probes[block], found, k, deadline, is_all=num_rows >= num_all)
+            for row, best in zip(block, bests, strict=True):
+                if best is None:
+                    incomplete.append(row)
+                else:
+                    answers[row] = best
+        waiting = incomplete
         num_rows *= 2
+    return answers
+
+
+def _best_of_block(
+    store: GalleryStore, probes: Vectors, found: Found, k: int, deadline: float | None, *, is_all: bool
+) -> list[tuple[Candidate, ...] | None]:
+    """The k best identities of each probe; None where more rows must be fetched to know."""
+    bests: list[tuple[Candidate, ...] | None] = []
+    with store.read() as reader:
+        now_ms = store.now_ms()
+        # Housekeeping removes who expired within seconds: mostly there is nobody to look out for.
+        expired_at = now_ms if reader.expired(now_ms, 1) else None
+        enough = min(k, reader.state().num_identities)
+        rows = zip(found.similarities, found.template_ids, found.identity_numbers, strict=True)
+        for probe, of_probe in zip(probes, rows, strict=True):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineError("the time was up before the search ended")
+            best = _best(reader, probe, of_probe, k, expired_at, is_all=is_all)
+            is_complete = best is not None and (is_all or len(best) >= enough)
+            bests.append(best if is_complete else None)
+    return bests
 
 
 def _best(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import bisect
 import contextlib
 import logging
+import resource
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -20,8 +22,14 @@ from msgspec import Meta
 
 from engine import rules
 from engine.config import Settings
-from engine.errors import CorruptDataError, GalleryNotFoundError, UnavailableError
-from engine.gallery import Gallery
+from engine.errors import (
+    CorruptDataError,
+    EngineError,
+    GalleryNotFoundError,
+    NewerFormatError,
+    UnavailableError,
+)
+from engine.gallery import Gallery, describe_gallery
 from engine.live_index import IndexSettings
 from engine.store.catalog import Catalog
 from engine.store.environment import StoreSettings
@@ -29,6 +37,13 @@ from engine.store.gallery_store import GalleryStore
 from engine.types import PAGE_ITEMS_DEFAULT, EmbeddingContract, GalleryInfo, GallerySettings, Receipt
 
 _log = logging.getLogger(__name__)
+
+MAINTENANCE_PAUSE_S_MAX = 300.0
+"""Longest pause after housekeeping of a gallery failed."""
+FILES_PER_GALLERY = 8
+"""File descriptors of an open gallery, and some to spare while it is rebuilt."""
+FILES_ELSEWHERE = 256
+"""File descriptors left to connections, libraries and logs."""
 
 
 class GalleriesSettings(Settings, frozen=True):
@@ -50,6 +65,15 @@ class _Slot:
     lock: threading.Lock = field(default_factory=threading.Lock)
     gallery: Gallery | None = None
 
+    maintain_from: float = 0.0
+    """On the clock of time.monotonic, seconds."""
+    maintenance_pause_s: float = 0.0
+
+    def postpone(self) -> None:
+        """Leave housekeeping alone for twice as long as last time."""
+        self.maintenance_pause_s = min(MAINTENANCE_PAUSE_S_MAX, max(1.0, 2 * self.maintenance_pause_s))
+        self.maintain_from = time.monotonic() + self.maintenance_pause_s
+
     def close(self) -> None:
         """Close the gallery if it is open; nobody can open it meanwhile."""
         with self.lock:
@@ -67,6 +91,8 @@ class Galleries:
         self._clock = clock
         self._slots: OrderedDict[Path, _Slot] = OrderedDict()
         self._slots_lock = threading.Lock()
+        self._num_open_max = min(settings.open_galleries_max, _galleries_that_fit())
+        self._unvisited: list[str] = []
         self._stop = threading.Event()
         self._maintenance = threading.Thread(target=self._maintain_always, name="maintenance", daemon=True)
         if settings.maintenance_s > 0:
@@ -138,7 +164,11 @@ class Galleries:
                 break
             # One that is deleted meanwhile is not there; the page is filled with those after it.
             with contextlib.suppress(GalleryNotFoundError):
-                listed.append(self.get(gallery_id).info())
+                try:
+                    listed.append(self._info(gallery_id))
+                except (CorruptDataError, NewerFormatError) as error:
+                    # It must not keep the others from being listed; asked for by name it answers so itself.
+                    _log.error("gallery %s cannot be listed: %s", gallery_id, error)
         return listed
 
     def update(
@@ -196,26 +226,35 @@ class Galleries:
 
         A damaged one is logged: it must not keep the others from being served.
         """
-        for gallery_id in self._catalog.gallery_ids()[: self._settings.open_galleries_max]:
+        for gallery_id in self._catalog.gallery_ids()[: self._num_open_max]:
             try:
                 self.get(gallery_id)
-            except CorruptDataError as error:
+            except EngineError as error:
                 _log.error("gallery %s cannot be opened: %s", gallery_id, error)
 
     def maintain(self) -> None:
-        """One round of housekeeping over the open galleries; an error of one is logged, the others go on."""
+        """One round of housekeeping over the open galleries; an error of one is logged, the others go on.
+
+        A gallery whose housekeeping failed is left alone for twice as long each time, up to
+        MAINTENANCE_PAUSE_S_MAX: on a full disk another try at once would only fill it again.
+        """
         with self._slots_lock:
-            galleries = [slot.gallery for slot in self._slots.values()]
-        for gallery in galleries:
-            if gallery is None or self._stop.is_set():
+            slots = list(self._slots.values())
+        for slot in slots:
+            gallery = slot.gallery
+            if gallery is None or self._stop.is_set() or time.monotonic() < slot.maintain_from:
                 continue
             try:
-                gallery.maintain()
+                gallery.maintain(self._report)
+                slot.maintenance_pause_s = 0.0
             except UnavailableError:
                 continue  # closed meanwhile
             except Exception:  # noqa: BLE001 - logged, and the others must go on
                 # The boundary of the housekeeping thread, which nobody would start again.
-                _log.exception("maintenance of gallery %s", gallery.gallery_id)
+                slot.postpone()
+                _log.exception(
+                    "maintenance of gallery %s, again in %g s", gallery.gallery_id, slot.maintenance_pause_s
+                )
 
     def close(self) -> None:
         """Finish waiting writes, close every gallery, let another process use the folder."""
@@ -247,10 +286,62 @@ class Galleries:
     def _close_beyond_limit(self) -> None:
         with self._slots_lock:
             opened = [slot for slot in self._slots.values() if slot.gallery is not None]
-            idle = opened[: max(0, len(opened) - self._settings.open_galleries_max)]
+            idle = opened[: max(0, len(opened) - self._num_open_max)]
         for slot in idle:
             slot.close()
 
     def _maintain_always(self) -> None:
         while not self._stop.wait(self._settings.maintenance_s):
             self.maintain()
+            self._visit_next()
+
+    def _visit_next(self) -> None:
+        """Open one of the galleries that are not, in turn, so that nobody's erasure stays pending."""
+        with self._slots_lock:
+            num_open = sum(slot.gallery is not None for slot in self._slots.values())
+        try:
+            if not self._unvisited and num_open >= self._num_open_max:
+                self._unvisited = self._catalog.gallery_ids()
+            if self._unvisited:
+                self.get(self._unvisited.pop())
+        except EngineError as error:
+            _log.error("housekeeping: %s", error)
+
+    def _report(self, _done: int, _total: int) -> None:
+        """Progress of a build; a server that stops does not wait for its end."""
+        self._refuse_while_closing()
+
+    def _info(self, gallery_id: str) -> GalleryInfo:
+        """A gallery as it is now; one that is closed is not opened for it, only its store."""
+        gallery_id, folder = self._catalog.find(gallery_id)
+        with self._slots_lock:
+            slot = self._slots.setdefault(folder, _Slot())
+            gallery = slot.gallery
+        if gallery is not None:
+            return gallery.info()
+        with slot.lock:
+            if slot.gallery is not None:
+                return slot.gallery.info()
+            self._refuse_while_closing()
+            if self._catalog.find(gallery_id)[1] != folder:
+                raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
+            store = GalleryStore(folder, self._settings.store, clock=self._clock)
+            try:
+                with store.read() as reader:
+                    return describe_gallery(gallery_id, reader)
+            finally:
+                store.close()
+
+
+def _galleries_that_fit() -> int:
+    """Galleries that the system lets this process keep open, after raising its own limit as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return (
+        sys.maxsize
+        if soft == resource.RLIM_INFINITY
+        else max(1, (soft - FILES_ELSEWHERE) // FILES_PER_GALLERY)
+    )

@@ -20,7 +20,7 @@ from engine.errors import EngineError, InvalidInputError, InvalidVectorError, Pr
 from engine.live_index import IndexSettings, LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
-from engine.store.tables import Writer
+from engine.store.tables import Reader, Writer
 from engine.types import (
     K_DEFAULT,
     AnsweredBefore,
@@ -46,6 +46,20 @@ EXPIRED_MAX = 1000
 """Identities whose time is over that one maintenance step removes."""
 
 
+def describe_gallery(gallery_id: str, reader: Reader) -> GalleryInfo:
+    """A gallery as its store says it is."""
+    state = reader.state()
+    return GalleryInfo(
+        gallery_id,
+        reader.contract(),
+        reader.settings(),
+        state.num_identities,
+        state.num_templates,
+        state.sequence,
+        reader.create_time(),
+    )
+
+
 class Gallery:
     """One open gallery. Thread-safe."""
 
@@ -59,23 +73,13 @@ class Gallery:
         self._store = store
         with store.read() as reader:
             self.contract: EmbeddingContract = reader.contract()
-            self._create_time = reader.create_time()
         self._index = LiveIndex(store, self.contract, settings)
         self._erasing = threading.Lock()
 
     def info(self) -> GalleryInfo:
         """The gallery as it is now."""
         with self._store.read() as reader:
-            state = reader.state()
-            return GalleryInfo(
-                self.gallery_id,
-                self.contract,
-                reader.settings(),
-                state.num_identities,
-                state.num_templates,
-                state.sequence,
-                self._create_time,
-            )
+            return describe_gallery(self.gallery_id, reader)
 
     def generation(self) -> int:
         """Number of the current generation of the index; 0: none yet."""
@@ -111,10 +115,8 @@ class Gallery:
                 None if clear_threshold else old.threshold if threshold is None else threshold,
             )
             rules.check_settings(new)
-            sequence = changes.update_settings(writer, new)
-            state = writer.state()
-            counts = (state.num_identities, state.num_templates, sequence)
-            return GalleryInfo(self.gallery_id, self.contract, new, *counts, self._create_time)
+            changes.update_settings(writer, new)
+            return describe_gallery(self.gallery_id, writer)
 
         return self._store.write(apply, receipt=receipt)
 
@@ -219,12 +221,13 @@ class Gallery:
         """Forget identities in one commit; returns what was removed and the ids that were not enrolled.
 
         With `must_exist` such an id is IdentityNotFoundError. With `erase` the answer comes after no file of
-        the gallery holds the vectors any more.
+        the gallery holds vectors any more that were removed, by this call or earlier; then `must_exist` does
+        not count, since who was removed before can still be erased.
         """
         removed: list[Vector] = []
 
         def apply(writer: Writer) -> tuple[RemoveResult, list[str]]:
-            if must_exist:
+            if must_exist and not erase:
                 for identity_id in identity_ids:
                     changes.need_identity(writer, identity_id, self._store.now_ms())
             result, missing, vectors = changes.remove_identities(
@@ -331,15 +334,18 @@ class Gallery:
         """Build a new generation of the index; see `LiveIndex.build`."""
         return self._index.build(progress)
 
-    def maintain(self) -> None:
-        """One step of housekeeping: forget who expired, rebuild the index where due, finish erasures."""
+    def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:
+        """One step of housekeeping: forget who expired, rebuild the index where due, finish erasures.
+
+        `progress` is that of a build; what it raises ends the build.
+        """
         now_ms = self._store.now_ms()
         with self._store.read() as reader:
             has_expired = bool(reader.expired(now_ms, 1))
         if has_expired:
             self._store.write(lambda writer: changes.remove_expired(writer, now_ms, EXPIRED_MAX))
         if self._index.is_build_due():
-            self._index.build(report_nothing)
+            self._index.build(progress)
         self.erase()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from engine.config import Settings
 from engine.errors import CorruptDataError
-from engine.index.build import build, remove_other_generations
+from engine.index.build import build, collect, remove_other_generations
 from engine.index.generation import Generation
 from engine.index.search import Row, Snapshot
 from engine.store import changes
@@ -33,6 +33,8 @@ class IndexSettings(Settings, frozen=True):
     """Templates searched in memory before a generation is built."""
     dead_share_max: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Share of a generation's rows removed before it is built anew."""
+    journal_rows_max: Annotated[int, Meta(ge=1)] = 100_000
+    """Writes since the generation before it is built anew: all are read when the gallery is opened."""
 
 
 def report_nothing(_done: int, _total: int) -> None:
@@ -50,6 +52,8 @@ class LiveIndex:
         self._building = threading.Lock()
         self._withdrawn = 0
         """Number of a generation found damaged; it is not opened again."""
+        self._built: Generation | None = None
+        """Just built, to be taken up by whoever searches next."""
         with store.read() as reader:
             state = reader.state()
             self._snapshot = self._opened(reader, state)
@@ -95,11 +99,17 @@ class LiveIndex:
                 remove_other_generations(self._store.index_folder, keep=state.generation)
 
     def is_build_due(self) -> bool:
-        """Whether the delta is large, a good part of the generation is dead, or it was withdrawn."""
+        """Whether delta or journal is long, a good part of the generation is dead, or it was withdrawn."""
+        settings = self._settings
         with self._store.read() as reader:
+            state = reader.state()
             snapshot = self.current(reader)
-        is_large = snapshot.delta.num_rows > self._settings.delta_rows_max
-        return is_large or snapshot.dead_share > self._settings.dead_share_max or self._withdrawn > 0
+        return (
+            snapshot.delta.num_rows > settings.delta_rows_max
+            or snapshot.dead_share > settings.dead_share_max
+            or state.sequence - state.generation_sequence > settings.journal_rows_max
+            or self._withdrawn > 0
+        )
 
     def close(self) -> None:
         """Wait for a build under way."""
@@ -108,18 +118,18 @@ class LiveIndex:
 
     def _build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
         number = self._store.write(changes.next_generation)
+        # The view of the store is let go before anything is written: it holds back the reuse of pages.
         with self._store.read() as reader:
             state = reader.state()
-            build(
-                self._store.index_folder,
-                number=number,
-                sequence=state.sequence,
-                dimension=self._contract.dimension,
-                contract_digest=self._contract.digest,
-                rows=_rows(reader),
-                num_rows=state.num_templates,
-                progress=progress,
-            )
+            columns = collect(_rows(reader), state.num_templates, self._contract.dimension, progress)
+        progress(state.num_templates, state.num_templates)
+        self._built = build(
+            self._store.index_folder,
+            columns,
+            number=number,
+            sequence=state.sequence,
+            contract_digest=self._contract.digest,
+        )
         self._store.write(lambda writer: changes.make_current(writer, number, state.sequence))
         with self._store.read() as reader:
             self.current(reader)
@@ -133,7 +143,7 @@ class LiveIndex:
             base = Snapshot.base(None, 0, dimension)
         else:
             try:
-                opened = Generation(self._store.index_folder / str(state.generation), self._contract.digest)
+                opened = self._generation(state.generation)
                 base = Snapshot.base(opened, state.generation_sequence, dimension)
                 self._withdrawn = 0
             except CorruptDataError as error:
@@ -144,6 +154,13 @@ class LiveIndex:
                 rows = list(_as_rows(_rows(reader)))
                 return Snapshot.base(None, 0, dimension).advanced(state.sequence, rows, ())
         return self._advanced(base, reader, state)
+
+    def _generation(self, number: int) -> Generation:
+        # What was just built is verified and open: searches must not wait while it is verified once more.
+        built, self._built = self._built, None
+        if built is not None and built.manifest.number == number:
+            return built
+        return Generation(self._store.index_folder / str(number), self._contract.digest)
 
     def _is_generation_current(self, snapshot: Snapshot, state: State) -> bool:
         return snapshot.generation_number >= state.generation or self._withdrawn == state.generation

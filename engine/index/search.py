@@ -145,6 +145,11 @@ class Snapshot:
         return covered + self.delta.num_alive
 
     @property
+    def num_rows(self) -> int:
+        """Rows of generation and delta, removed ones included."""
+        return self.delta.num_rows + (self.generation.num_rows if self.generation else 0)
+
+    @property
     def dead_share(self) -> float:
         """Share of the generation's rows that were removed."""
         return (

@@ -135,15 +135,17 @@ class Catalog:
                 raise AlreadyExistsError(f"gallery {gallery_id!r} exists")
             if writer.alias(gallery_id) is not None:
                 raise AlreadyExistsError(f"{gallery_id!r} is an alias")
-            GalleryStore.create(folder, contract, gallery_settings, self._settings, create_time)
+            try:
+                GalleryStore.create(folder, contract, gallery_settings, self._settings, create_time)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             writer.put("galleries", gallery_id, name)
             return describe(create_time)
 
-        try:
-            self._write(apply, receipt)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        # Where the commit fails the folder stays: it may be named on disk all the same. If it is not, the
+        # next start removes it.
+        self._write(apply, receipt)
         return folder
 
     def find(self, name: str) -> tuple[str, Path]:
@@ -187,8 +189,9 @@ class Catalog:
         return self._folder(self._write(apply, receipt))
 
     def finish_delete(self, folder: Path) -> None:
-        """Unlink a deleted gallery's files."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Unlink a deleted gallery's files. Raises DataFolderError where some stay until the next start."""
+        with translated(folder), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
         sync_folder(folder.parent)
         self._write(lambda writer: writer.delete("deleting", folder.name), None)
 
@@ -285,6 +288,8 @@ def _lock_folder(data: Path) -> int:
         owner = os.read(descriptor, 20).decode() or "unknown"
         os.close(descriptor)
         raise DataFolderError(f"{data} is in use by another process (pid {owner})") from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
+    # For people to read; the lock holds without it, too, where the disk is full.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
     return descriptor

@@ -27,6 +27,8 @@ from engine.types import (
 )
 
 NO_EXPIRY = 0
+TWIN_DIFFERENCE_MAX = 1e-6
+"""Most by which an element of one picture's template differs from batch to batch."""
 EVICTED = 0
 """Id given for a template that was evicted by the very enrollment that brought it."""
 
@@ -126,9 +128,12 @@ def enroll(
     changes_before = writer.num_changes
     outcomes: list[EnrollResult | EngineError] = []
     for enrollment in enrollments:
+        changes_then = writer.num_changes
         try:
             outcomes.append(_enroll_one(change, enrollment, templates_max))
         except EngineError as error:
+            if writer.num_changes != changes_then:
+                raise  # half of it is written: only without the whole transaction is nothing of it left
             outcomes.append(error)
     if writer.num_changes == changes_before:
         # Nothing but errors and repetitions: the answers name the sequence that already shows it all.
@@ -212,12 +217,15 @@ def _plan(reader: Reader, record: IdentityRecord | None, enrollment: Enrollment,
         stored = reader.template(template_id)
         if stored is not None:
             existing[template_id] = stored
-    twins: dict[bytes, int | Template] = {
-        stored.vector.tobytes(): template_id for template_id, stored in existing.items()
-    }
+    twins: list[tuple[Vector, int | Template]] = [
+        (stored.vector, template_id) for template_id, stored in existing.items()
+    ]
     plan = _Plan()
     for template in enrollment.templates:
-        plan.given.append(twins.setdefault(template.vector.tobytes(), template))
+        twin = next((item for vector, item in twins if is_twin(vector, template.vector)), template)
+        if twin is template:
+            twins.append((template.vector, template))
+        plan.given.append(twin)
     if enrollment.replace:
         plan.kept = [template_id for template_id in existing if template_id in plan.given]
     else:
@@ -239,6 +247,11 @@ def _plan(reader: Reader, record: IdentityRecord | None, enrollment: Enrollment,
         plan.evicted = [item for _, item in ranked[:num_over]]
         plan.kept = [kept for kept in plan.kept if not _holds(plan.evicted, kept)]
     return plan
+
+
+def is_twin(one: Vector, other: Vector) -> bool:
+    """Whether two templates are one: equal but for the rounding of the batch that they were embedded in."""
+    return bool(np.abs(one - other).max(initial=0.0) <= TWIN_DIFFERENCE_MAX)
 
 
 def _holds(items: Sequence[int | Template], wanted: int | Template) -> bool:
@@ -285,14 +298,15 @@ def remove_identities(
 ) -> tuple[RemoveResult, list[str], list[Vector]]:
     """Forget identities; returns what was removed, which ids were not enrolled, and the vectors removed.
 
-    `erase` notes in the same transaction that an erasure must follow.
+    `erase` notes in the same transaction that an erasure must follow: of these, and of all that was removed
+    or has expired before.
     """
     change = _Change(writer, now_ms, writer.state(), is_erase=erase)
     missing: list[str] = []
     vectors: list[Vector] = []
     num_removed = 0
     for identity_id in dict.fromkeys(identity_ids):
-        record = live_identity(writer, identity_id, now_ms)
+        record = writer.identity(identity_id) if erase else live_identity(writer, identity_id, now_ms)
         if record is None:
             missing.append(identity_id)
             continue
@@ -301,6 +315,9 @@ def remove_identities(
         change.remove_identity(identity_id, record)
         num_removed += 1
     sequence = change.finish() if num_removed else change.state.sequence
+    if erase and not num_removed and sequence:
+        change.state.erase_sequence = sequence
+        writer.put_state(change.state)
     return RemoveResult(sequence, num_removed, len(change.removed), is_erased=erase), missing, vectors
 
 

@@ -13,7 +13,14 @@ import lmdb
 from msgspec import Meta
 
 from engine.config import Settings
-from engine.errors import CorruptDataError, DataFolderError, EngineError, NewerFormatError, StorageFullError
+from engine.errors import (
+    CorruptDataError,
+    DataFolderError,
+    EngineError,
+    NewerFormatError,
+    StorageFullError,
+    UnavailableError,
+)
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -68,9 +75,13 @@ def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb
         environment = lmdb.Environment(
             str(folder), map_size=map_size_bytes, max_dbs=num_tables, max_readers=READERS_MAX, readahead=False
         )
-        environment.reader_check()
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        try:
+            environment.reader_check()
+            sync_folder(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            environment.close()
+            raise
     return environment
 
 
@@ -102,7 +113,9 @@ def _translate(error: lmdb.Error, folder: Path) -> EngineError:
         return StorageFullError(f"no space left for the store in {folder}, or its disk fails: {error}")
     if isinstance(error, lmdb.VersionMismatchError):
         return NewerFormatError(f"the store in {folder} was written by another version of LMDB: {error}")
-    damaged = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
+    if isinstance(error, lmdb.PanicError):
+        return UnavailableError(f"the disk failed a write of the store in {folder}; it is opened anew")
+    damaged = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
     if isinstance(error, damaged):
         return CorruptDataError(f"the store in {folder} is damaged: {error}")
     return DataFolderError(f"the store in {folder} cannot be used: {error}")

@@ -70,6 +70,14 @@ class _Epoch:
             self._num_users -= 1
             self._changed.notify_all()
 
+    def has_failed(self) -> bool:
+        """Whether LMDB refuses to go on, after the disk failed a write of its head page."""
+        try:
+            with self.environment.begin():
+                return False
+        except lmdb.PanicError:
+            return True
+
     def retire(self) -> None:
         """Wait for the last user, then close."""
         with self._changed:
@@ -219,11 +227,23 @@ class GalleryStore:
                 self._epoch = self._successor or self._epoch
         except BaseException:
             if self._successor is not None:
-                _discard(self._successor)
-            raise
-        finally:
+                # The commit that names it may be on disk although it failed: its files must stay.
+                self._successor.retire()
+            is_in_doubt = self._successor is not None or epoch.has_failed()
             self._successor = None
             epoch.release()
+            if is_in_doubt:
+                self._reopen(epoch)
+            raise
+        self._successor = None
+        epoch.release()
+
+    def _reopen(self, epoch: _Epoch) -> None:
+        """Open anew what a failed commit left in doubt; calls meanwhile are answered UNAVAILABLE."""
+        epoch.retire()
+        opened = _open_current(self.folder, self._settings.map_size_bytes_max)
+        with self._swap:
+            self._epoch = opened
 
     def _copy_and_retire(self, writer: Writer, vectors: Sequence[Vector]) -> _Epoch | None:
         # Inside a write transaction: its lock keeps every other writer out while the copy is made.

@@ -134,7 +134,7 @@ class GroupCommit:
 
     def _commit(self, group: list[_Write]) -> None:
         waiting = [write for write in group if _start(write)]
-        while waiting:
+        while waiting := [write for write in waiting if not _is_late(write)]:
             try:
                 waiting = self._try_commit(waiting)
             except BaseException as error:  # noqa: BLE001 - whatever it is, each waiter must hear of it
@@ -173,13 +173,14 @@ class GroupCommit:
 
 
 def _start(write: _Write) -> bool:
-    if write.deadline is not None and time.monotonic() >= write.deadline:
-        if write.future.set_running_or_notify_cancel():
-            write.future.set_exception(
-                DeadlineError("the time was up while the write waited; it was not made")
-            )
-        return False
     return write.future.set_running_or_notify_cancel()
+
+
+def _is_late(write: _Write) -> bool:
+    if write.deadline is None or time.monotonic() < write.deadline:
+        return False
+    write.future.set_exception(DeadlineError("the time was up while the write waited; it was not made"))
+    return True
 
 
 class _Abort(Exception):  # noqa: N818 - control flow

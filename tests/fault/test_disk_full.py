@@ -41,6 +41,8 @@ def play_on_small_disk(play: Callable[[Scene], None], disk: Path) -> None:
     filler = disk / "filler"
 
     def fill() -> None:
+        if filler.exists():
+            return
         free_bytes = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         filler.write_bytes(bytes(max(0, free_bytes - 16 * PAGE_BYTES)))
 

@@ -126,7 +126,7 @@ def test_nearly_equal_vectors_are_ordered_as_in_float64(pair: Pair, rng: np.rand
     centre = unit_vectors(rng, 1, DIMENSION)
     pair.enroll(
         [
-            Enrollment(f"{number:03d}", tuple(map(Template, around(rng, centre, 3, 3e-8))))
+            Enrollment(f"{number:03d}", tuple(map(Template, around(rng, centre, 1, 3e-8))))
             for number in range(100)
         ]
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import CorruptDataError, DataFolderError, NewerFormatError
-from engine.index.build import ROWS_PER_REPORT, build, remove_other_generations
+from engine.index.build import ROWS_PER_REPORT, build, collect, remove_other_generations
 from engine.index.generation import (
     IDENTITY_NUMBERS,
     MANIFEST,
@@ -34,16 +34,12 @@ def make(folder: Path, num: int = 5, number: int = 1, reports: list[tuple[int, i
         for position, vector in enumerate(vectors):
             yield 10 + 2 * position, 100 + position, vector
 
-    return build(
-        folder,
-        number=number,
-        sequence=7,
-        dimension=DIMENSION,
-        contract_digest="digest",
-        rows=rows(),
-        num_rows=num,
-        progress=lambda done, total: reports.append((done, total)) if reports is not None else None,
-    )
+    def report(done: int, total: int) -> None:
+        if reports is not None:
+            reports.append((done, total))
+
+    columns = collect(rows(), num, DIMENSION, report)
+    return build(folder, columns, number=number, sequence=7, contract_digest="digest").folder
 
 
 @pytest.mark.parametrize("num", [0, 1, 5])
@@ -56,10 +52,10 @@ def test_a_generation_opens_as_it_was_built(tmp_path: Path, num: int) -> None:
     assert opened.identity_numbers.tolist() == [100 + row for row in range(num)]
 
 
-def test_progress_is_told_every_so_many_rows_and_at_the_end(tmp_path: Path) -> None:
+def test_progress_is_told_every_so_many_rows(tmp_path: Path) -> None:
     reports: list[tuple[int, int]] = []
     make(tmp_path, ROWS_PER_REPORT + 1, reports=reports)
-    assert reports == [(ROWS_PER_REPORT, ROWS_PER_REPORT + 1), (ROWS_PER_REPORT + 1, ROWS_PER_REPORT + 1)]
+    assert reports == [(ROWS_PER_REPORT, ROWS_PER_REPORT + 1)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -112,36 +108,19 @@ def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def broken() -> Iterator[tuple[int, int, Vector]]:
-        yield 1, 1, np.ones(DIMENSION, np.float32)
-        raise CorruptDataError("a record is damaged")
-
-    with pytest.raises(CorruptDataError, match="a record is damaged"):
-        build(
-            tmp_path,
-            number=1,
-            sequence=1,
-            dimension=DIMENSION,
-            contract_digest="digest",
-            rows=broken(),
-            num_rows=2,
-            progress=lambda _done, _total: None,
-        )
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "taken").touch()
+    columns = collect(iter(()), 0, DIMENSION, lambda _done, _total: None)
+    with pytest.raises(DataFolderError, match="generation 1 could not be written"):
+        build(tmp_path, columns, number=1, sequence=1, contract_digest="digest")
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_a_build_of_fewer_rows_than_were_counted_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorruptDataError, match="counts 3 templates but holds 0"):
-        build(
-            tmp_path,
-            number=1,
-            sequence=1,
-            dimension=DIMENSION,
-            contract_digest="digest",
-            rows=iter(()),
-            num_rows=3,
-            progress=lambda _done, _total: None,
-        )
+@pytest.mark.parametrize(("counted", "held"), [(3, 0), (0, 1), (1, 3)])
+def test_other_rows_than_were_counted_are_refused(counted: int, held: int) -> None:
+    rows = ((row, row, np.ones(DIMENSION, np.float32)) for row in range(held))
+    with pytest.raises(CorruptDataError, match=f"counts {counted} templates but holds {held}"):
+        collect(rows, counted, DIMENSION, lambda _done, _total: None)
 
 
 def test_a_build_begun_and_left_is_begun_again(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.index.build import build
+from engine.index.build import build, collect
 from engine.index.generation import Generation
 from engine.index.search import DELTA_ROWS_FIRST, Delta, Found, Row, Snapshot
 from engine.types import Vectors
@@ -29,17 +29,9 @@ def rows(rng: np.random.Generator, first: int, num: int) -> list[Row]:
 
 def generation(folder: Path, of: Sequence[Row], number: int = 1) -> Generation:
     folder.mkdir(exist_ok=True)
-    built = build(
-        folder,
-        number=number,
-        sequence=1,
-        dimension=DIMENSION,
-        contract_digest=CONTRACT,
-        rows=((row.template_id, row.identity_number, row.vector) for row in of),
-        num_rows=len(of),
-        progress=lambda _done, _total: None,
-    )
-    return Generation(built, CONTRACT)
+    rows = ((row.template_id, row.identity_number, row.vector) for row in of)
+    columns = collect(rows, len(of), DIMENSION, lambda _done, _total: None)
+    return build(folder, columns, number=number, sequence=1, contract_digest=CONTRACT)
 
 
 def check(found: Found, probes: Vectors, of: Sequence[Row], num_rows: int) -> None:

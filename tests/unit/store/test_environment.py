@@ -8,7 +8,13 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from engine.errors import CorruptDataError, DataFolderError, NewerFormatError, StorageFullError
+from engine.errors import (
+    CorruptDataError,
+    DataFolderError,
+    NewerFormatError,
+    StorageFullError,
+    UnavailableError,
+)
 from engine.store.environment import open_environment, refuse_network_file_system, translated
 
 MOUNTS = """\
@@ -58,7 +64,7 @@ def test_a_full_disk_is_storage_full(code: int) -> None:
         (lmdb.CorruptedError("page"), CorruptDataError),
         (lmdb.InvalidError("not LMDB"), CorruptDataError),
         (lmdb.PageNotFoundError("page"), CorruptDataError),
-        (lmdb.PanicError("panic"), CorruptDataError),
+        (lmdb.PanicError("panic"), UnavailableError),
         (lmdb.VersionMismatchError("version"), NewerFormatError),
         (lmdb.LockError("busy"), DataFolderError),
         (PermissionError(errno.EACCES, "denied"), DataFolderError),
