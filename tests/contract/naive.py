@@ -182,11 +182,16 @@ class NaiveGallery:
             one.expire_time = expire_time
             self.sequence += 1
 
-    def remove(self, identity_ids: Sequence[str], now: float) -> tuple[list[str], int]:
-        """Forget identities; returns who was not there, and the number of templates that went."""
+    def remove(
+        self, identity_ids: Sequence[str], now: float, *, erase: bool = False
+    ) -> tuple[list[str], int]:
+        """Forget identities; returns who was not there, and the number of templates that went.
+
+        Who has expired is not there, but is still erased.
+        """
         missing, num_removed, num_templates = [], 0, 0
         for identity_id in dict.fromkeys(identity_ids):
-            if self.find(identity_id, now) is not None:
+            if (identity_id in self.identities) if erase else (self.find(identity_id, now) is not None):
                 num_templates += len(self.identities.pop(identity_id).templates)
                 num_removed += 1
             else:

@@ -90,7 +90,7 @@ class GalleryModel(RuleBasedStateMachine):
 
     @rule(names=st.lists(IDS, max_size=3), erase=st.booleans())
     def remove(self, names: list[str], erase: bool) -> None:
-        missing, num_templates = self.model.remove(names, self.clock.now)
+        missing, num_templates = self.model.remove(names, self.clock.now, erase=erase)
         result, engine_missing = self.gallery.remove_identities(names, erase=erase)
         assert (engine_missing, result.num_templates) == (missing, num_templates)
         assert (result.sequence, result.is_erased) == (self.model.sequence, erase)
