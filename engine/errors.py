@@ -35,8 +35,8 @@
         └── DeviceError
 
 The class says who must act, ``reason`` says what in a word for programs, the message says it to a
-person, ``hint`` says the next step. Inner code does not know the wire: one table in the server maps
-classes to gRPC codes, and the client maps (code, reason) back to these classes.
+person, ``hint`` says the next step. Inner code does not know the wire: one table, in engine/wire,
+maps classes to gRPC codes, and (code, reason) back to these classes.
 """
 
 from __future__ import annotations
@@ -194,7 +194,9 @@ class StorageFullError(ExhaustedError):
     """The disk or the gallery's address space is full; nothing answered was lost."""
 
     reason = "STORAGE_FULL"
-    hint = "Free disk space under the data folder, or raise store.map_size_bytes_max, then try again."
+    hint = (
+        "Free disk space under the data folder, or raise galleries.store.map_size_bytes_max, then try again."
+    )
 
 
 class DeadlineError(EngineError):
@@ -222,7 +224,10 @@ class CorruptDataError(EngineError):
     """A checksum on disk does not hold."""
 
     reason = "CORRUPT_DATA"
-    hint = "Restore the gallery from a backup; check the disk."
+    hint = (
+        "Check the disk, and keep a copy of the data folder. Other galleries are served on; enroll the "
+        "people of this one anew into a fresh gallery, for this version makes no backups."
+    )
 
 
 class OperatorError(EngineError):

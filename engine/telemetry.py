@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
-import re
 import sys
 import time
 import traceback
@@ -30,7 +29,6 @@ REQUEST_EVENT = "rpc"
 REQUEST_ID_CHARACTERS_MAX = 64
 """Of a request id in a log line; the rest is cut."""
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
-_GALLERY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class RequestRecord:
@@ -60,6 +58,7 @@ class RequestRecord:
         self.reason = ""
         """Of the error, for programs; never its message, which may name an identity."""
         self.gallery = ""
+        """Asked for; whoever sets it makes sure that it can be the name of one."""
         self.request_id = ""
         self.num_messages = 0
         """Requests of a stream."""
@@ -78,11 +77,6 @@ class RequestRecord:
         finally:
             elapsed_ms = (time.perf_counter() - start_s) * 1e3
             self.stages_ms[name] = self.stages_ms.get(name, 0.0) + elapsed_ms
-
-    def name_gallery(self, gallery_id: str) -> None:
-        """Note the gallery asked for; what cannot be the name of one is left out."""
-        if _GALLERY_ID.fullmatch(gallery_id):
-            self.gallery = gallery_id
 
     def latency_s(self) -> float:
         """Seconds since the rpc began."""

@@ -28,7 +28,8 @@ ANSWERED, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: no match is an answer, too."""
 
 _EPILOG = """\
-exit codes: 0 answered (NO_MATCH is an answer), 1 failed, with one line on stderr, 2 wrong usage
+exit codes: 0 answered (NO_MATCH is an answer), 1 failed, with one line on stderr, 2 wrong usage,
+130 ended by Ctrl-C; `serve` answers Ctrl-C by stopping in good order, with 0
 
 example:
   identiface serve --data faces &

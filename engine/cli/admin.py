@@ -7,8 +7,8 @@ import sys
 
 from engine.cli import output
 from engine.cli.arguments import Verbs, add_server_options, name
+from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
-from engine.client import Client
 from engine.errors import EngineError
 
 
@@ -32,7 +32,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         status = client.status()
     if arguments.json:
         print_json(output.status_json(status))
@@ -43,7 +43,7 @@ def _status(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     is_watched = sys.stderr.isatty() and not arguments.json
     last = None
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         for last in client.build_index(arguments.gallery):
             if is_watched:
                 sys.stderr.write(f"\r{last.num_done:,} of {last.num_total:,} templates written")

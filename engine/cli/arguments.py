@@ -1,23 +1,23 @@
 """What the verbs have in common: the parser, the types of arguments, the options of a server's verbs.
 
-Knows no verb. Imports nothing that takes long: every `identiface --help` passes through here.
+Knows no verb. Imports no network: every `identiface --help` passes through here.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import unicodedata
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-DEFAULT_SERVER = "127.0.0.1:7300"
+from engine.client.client import TIMEOUT_S
+from engine.types import K_MAX
+from engine.wire.address import DEFAULT_ADDRESS, can_be_dialled
+from engine.wire.values import FACE_PX_MIN
+
 SERVER_VARIABLE = "IDENTIFACE_SERVER"
-TIMEOUT_S = 30.0
-"""Time allowed for one call."""
-_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):[0-9]{1,5}|unix:.+")
 
 
 class UsageError(Exception):
@@ -55,8 +55,8 @@ def add_server_options(parser: argparse.ArgumentParser, *, has_json: bool = True
         "--server",
         metavar="HOST:PORT",
         type=address,
-        default=os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER,
-        help=f"server to ask (default: {SERVER_VARIABLE} of the environment, else {DEFAULT_SERVER})",
+        default=os.environ.get(SERVER_VARIABLE) or DEFAULT_ADDRESS,
+        help=f"server to ask (default: {SERVER_VARIABLE} of the environment, else {DEFAULT_ADDRESS})",
     )
     parser.add_argument(
         "--timeout-s",
@@ -85,7 +85,7 @@ def add_face_options(parser: argparse.ArgumentParser, choices: tuple[str, ...], 
     parser.add_argument(
         "--min-face-px",
         metavar="PIXELS",
-        type=positive,
+        type=face_px,
         help="smallest face to look for, in pixels of its box's side; smaller takes longer and finds more"
         " that is none (default: the server's setting, 40)",
     )
@@ -93,8 +93,8 @@ def add_face_options(parser: argparse.ArgumentParser, choices: tuple[str, ...], 
 
 def address(text: str) -> str:
     """Take HOST:PORT."""
-    if not _ADDRESS.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT, for example {DEFAULT_SERVER}, not {text!r}")
+    if not can_be_dialled(text):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, for example {DEFAULT_ADDRESS}, not {text!r}")
     return text
 
 
@@ -116,9 +116,9 @@ def attribute(text: str) -> tuple[str, str]:
     return key, value
 
 
-def positive(text: str) -> int:
-    """Take a whole number from 1."""
-    return whole(text, 1, 2**31 - 1)
+def face_px(text: str) -> int:
+    """Take the smallest face to look for."""
+    return whole(text, FACE_PX_MIN, 2**31 - 1)
 
 
 def whole(text: str, smallest: int, largest: int) -> int:
@@ -136,7 +136,7 @@ def whole(text: str, smallest: int, largest: int) -> int:
 
 def candidates(text: str) -> int:
     """Take a number of candidates."""
-    return whole(text, 1, 100)
+    return whole(text, 1, K_MAX)
 
 
 def template_id(text: str) -> int:

@@ -15,9 +15,10 @@ from engine.cli.arguments import (
     name,
     template_id,
 )
+from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
 from engine.cli.pictures import OVERHEAD_BYTES, add_pictures, find_pictures, name_items
-from engine.client import Client, EnrollOptions, Picture
+from engine.client import EnrollOptions, Picture
 from engine.errors import EngineError, InvalidInputError
 from engine.types import FaceChoice
 from engine.wire import MESSAGE_SIZE_BYTES_MAX
@@ -121,7 +122,7 @@ def _enroll(arguments: argparse.Namespace) -> None:
             hint="Enroll fewer of them at once: the same identity may be enrolled again.",
         )
     options = EnrollOptions(replace=arguments.replace, evict_lowest_quality=arguments.evict)
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         try:
             result = client.enroll(
                 arguments.gallery,
@@ -139,7 +140,7 @@ def _enroll(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         if arguments.template is None:
             result = client.remove_identity(arguments.gallery, arguments.identity, erase=arguments.erase)
         else:
@@ -153,7 +154,7 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         identities = client.list_identities(arguments.gallery, page_size=PAGE_ITEMS)
         if arguments.json:
             for identity in identities:

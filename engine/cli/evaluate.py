@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cli.arguments import Verbs, add_json_option, positive
+from engine.cli.arguments import Verbs, add_json_option, face_px
 from engine.cli.layout import print_json, print_lines, table
 
 if TYPE_CHECKING:
     from engine.trainer.evaluate import PairsReport
-
-MIN_FACE_PX = 70
 
 _PAIRS = """\
 FILE is in the format of LFW's pairs.txt. Each fold is judged with the threshold that is best on the others; a
@@ -64,9 +62,9 @@ def add_verbs(verbs: Verbs) -> None:
     pairs.add_argument(
         "--min-face-px",
         metavar="PIXELS",
-        type=positive,
-        default=MIN_FACE_PX,
-        help=f"smallest face to look for, in pixels of its box's side (default: {MIN_FACE_PX})",
+        type=face_px,
+        help="smallest face to look for, in pixels of its box's side (default: that for LFW's pictures,"
+        " which the answer names)",
     )
     add_json_option(pairs)
     pairs.set_defaults(run=_pairs)
@@ -74,7 +72,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _pairs(arguments: argparse.Namespace) -> None:
     from engine.assembly import EmbeddingSettings, build_pipeline
-    from engine.trainer.evaluate import evaluate_pairs
+    from engine.trainer.evaluate import MIN_FACE_PX, evaluate_pairs
     from engine.trainer.pairs import read_pairs
     from engine.types import FaceChoice
 
@@ -86,7 +84,7 @@ def _pairs(arguments: argparse.Namespace) -> None:
             arguments.root,
             arguments.pairs,
             choice=FaceChoice(arguments.face),
-            min_face_px=arguments.min_face_px,
+            min_face_px=arguments.min_face_px or MIN_FACE_PX,
             progress=sys.stderr.isatty(),
         )
     if arguments.json:

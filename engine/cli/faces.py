@@ -19,6 +19,7 @@ from engine.cli.arguments import (
     png,
     similarity,
 )
+from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
 from engine.cli.pictures import (
     STDIN,
@@ -172,9 +173,11 @@ def _identify(arguments: argparse.Namespace) -> None:
             ],
         )
 
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    files = _find_pictures(arguments)
+    with open_client(arguments) as client:
         _ask_and_show(
             arguments,
+            files,
             lambda pictures: client.batch_identify(
                 arguments.gallery,
                 [_picture(arguments, data) for data in pictures],
@@ -194,9 +197,11 @@ def _detect(arguments: argparse.Namespace) -> None:
             print_lines(output.detection_lines(asked.file.name, faces))
         _plot(arguments, asked, [(face, f"{face.confidence:.3f}", True) for face in faces])
 
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    files = _find_pictures(arguments)
+    with open_client(arguments) as client:
         _ask_and_show(
             arguments,
+            files,
             lambda pictures: client.detect([_picture(arguments, data) for data in pictures]),
             show,
         )
@@ -219,9 +224,10 @@ def _embed(arguments: argparse.Namespace) -> None:
         else:
             print_lines(output.embedding_lines(asked.file.name, faces, first_row))
 
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    files = _find_pictures(arguments)
+    with open_client(arguments) as client:
         try:
-            _ask_and_show(arguments, lambda pictures: ask(client, pictures), show)
+            _ask_and_show(arguments, files, lambda pictures: ask(client, pictures), show)
         finally:
             if arguments.out is not None and dimensions:
                 _write_rows(arguments.out, rows, dimensions[0])
@@ -242,7 +248,7 @@ def _verify(arguments: argparse.Namespace) -> None:
         raise UsageError("standard input (-) can be read only once")
     files = [PictureFile(path) for path in typed]
     pictures = [_picture(arguments, file.read()) for file in files]
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         try:
             if arguments.pictures is None:
                 answer = client.verify(claimed[0], claimed[1], pictures[0], threshold=arguments.threshold)
@@ -256,8 +262,17 @@ def _verify(arguments: argparse.Namespace) -> None:
         print_lines(output.verification_lines(answer))
 
 
+def _find_pictures(arguments: argparse.Namespace) -> list[PictureFile]:
+    """Find the pictures given, before a server is asked or waited for."""
+    files = find_pictures(arguments.pictures)
+    if getattr(arguments, "plot", None) is not None and len(files) > 1:
+        raise UsageError(f"--plot draws on one picture, but {len(files)} are given")
+    return files
+
+
 def _ask_and_show(
     arguments: argparse.Namespace,
+    files: Sequence[PictureFile],
     ask: Callable[[list[bytes]], Sequence[T | EngineError]],
     show: Callable[[Asked[T], T], None],
 ) -> None:
@@ -265,9 +280,6 @@ def _ask_and_show(
 
     Raises the first error, at the end.
     """
-    files = find_pictures(arguments.pictures)
-    if getattr(arguments, "plot", None) is not None and len(files) > 1:
-        raise UsageError(f"--plot draws on one picture, but {len(files)} are given")
     failed: list[tuple[str, EngineError]] = []
     for asked in ask_each(files, ask):
         if not isinstance(asked.outcome, EngineError):

@@ -13,8 +13,8 @@ from engine.cli.arguments import (
     similarity,
     whole,
 )
+from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
-from engine.client import Client
 from engine.types import (
     DIMENSION_MAX,
     DIMENSION_MIN,
@@ -22,6 +22,9 @@ from engine.types import (
     EmbeddingContract,
     GallerySettings,
 )
+
+VECTORS = "vectors"
+"""Name of the contract of vectors of which nothing else is known."""
 
 _CREATE = """\
 example:
@@ -94,8 +97,7 @@ def _add_create(below: Verbs) -> None:
         "--contract",
         metavar="NAME",
         type=name,
-        default="vectors",
-        help="with --dimension: name of what made them (default: vectors)",
+        help=f"with --dimension: name of what made them (default: {VECTORS})",
     )
     _add_threshold(create, "default: that of the network")
     create.add_argument(
@@ -147,15 +149,17 @@ def _create(arguments: argparse.Namespace) -> None:
         if arguments.threshold is None:
             raise UsageError("--dimension needs --threshold: nothing is known of vectors made elsewhere")
         contract = EmbeddingContract(
-            arguments.contract,
+            arguments.contract or VECTORS,
             "",
             "",
             mirror=False,
             dimension=arguments.dimension,
             threshold=arguments.threshold,
         )
+    elif arguments.contract is not None:
+        raise UsageError("--contract needs --dimension: without it the gallery is of the server's network")
     settings = GallerySettings(arguments.templates_max, arguments.threshold)
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         gallery = client.create_gallery(arguments.gallery, contract, settings)
     if arguments.json:
         print_json(output.gallery_json(gallery))
@@ -166,7 +170,7 @@ def _create(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         galleries = client.list_galleries()
     if arguments.json:
         print_json({"galleries": [output.gallery_json(gallery) for gallery in galleries]})
@@ -175,7 +179,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         gallery = client.get_gallery(arguments.gallery)
     if arguments.json:
         print_json(output.gallery_json(gallery))
@@ -188,7 +192,7 @@ def _update(arguments: argparse.Namespace) -> None:
         raise UsageError("give either --threshold or --clear-threshold")
     if arguments.templates_max is None and arguments.threshold is None and not arguments.clear_threshold:
         raise UsageError("give what to change: --threshold, --clear-threshold or --templates-max")
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         gallery = client.update_gallery(
             arguments.gallery,
             threshold=arguments.threshold,
@@ -202,7 +206,7 @@ def _update(arguments: argparse.Namespace) -> None:
 
 
 def _delete(arguments: argparse.Namespace) -> None:
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         client.delete_gallery(arguments.gallery)
     if arguments.json:
         print_json({"id": arguments.gallery, "is_deleted": True})
@@ -214,7 +218,7 @@ def _alias(arguments: argparse.Namespace) -> None:
     if (arguments.gallery is None) != arguments.delete:
         raise UsageError("give either the GALLERY that the alias shall name, or --delete")
     previous = None
-    with Client(arguments.server, timeout_s=arguments.timeout_s) as client:
+    with open_client(arguments) as client:
         if arguments.delete:
             client.delete_alias(arguments.alias)
             line = f"forgot alias {arguments.alias}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.assembly import NO_MODEL
 from engine.cli.layout import NONE, Json, count, table, when
 from engine.client import (
     BuildProgress,
@@ -289,16 +290,12 @@ def galleries_lines(galleries: Sequence[ServedGallery]) -> list[str]:
     return table(header, rows)
 
 
-NONE_MODEL = "none"
-"""Name of the model of a server that takes vectors only."""
-
-
 def status_json(status: ServerStatus) -> Json:
     """Tell what a server is and holds."""
     return {
         "version": status.version,
         "device": status.device,
-        "model": NONE_MODEL if status.contract is None else status.contract.name,
+        "model": NO_MODEL if status.contract is None else status.contract.name,
         "contract_digest": None if status.contract is None else status.contract.digest,
         "galleries": [
             {

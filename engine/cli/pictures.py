@@ -93,7 +93,8 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 def find_pictures(arguments: Sequence[str]) -> list[PictureFile]:
     """List the pictures that arguments name, folders as their pictures sorted by name.
 
-    Raises UsageError where standard input is named twice, InvalidInputError for a folder without pictures.
+    Raises UsageError where standard input is named twice, InvalidInputError for a folder without pictures or
+    one that cannot be read.
     """
     if arguments.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once")
@@ -102,17 +103,7 @@ def find_pictures(arguments: Sequence[str]) -> list[PictureFile]:
         if argument == STDIN or not Path(argument).is_dir():
             files.append(PictureFile(argument))
             continue
-        found = sorted(
-            path
-            for path in Path(argument).iterdir()
-            if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-        )
-        if not found:
-            raise InvalidInputError(
-                f"folder {argument} holds no pictures",
-                hint=f"Files ending in {', '.join(SUFFIXES)} are taken.",
-            )
-        files.extend(PictureFile(str(path)) for path in found)
+        files.extend(PictureFile(str(path)) for path in _pictures_of(argument))
     return files
 
 
@@ -154,6 +145,24 @@ def total_failure(failed: Sequence[tuple[str, EngineError]], num_pictures: int) 
     if num_pictures > 1:
         message = f"{len(failed)} of {num_pictures} pictures could not be used, first {message}"
     return type(error)(message, hint=error.hint)
+
+
+def _pictures_of(folder: str) -> list[Path]:
+    try:
+        found = sorted(
+            path
+            for path in Path(folder).iterdir()
+            if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+        )
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot read folder {folder}: {error.strerror}", hint="Check the path and its permissions."
+        ) from error
+    if not found:
+        raise InvalidInputError(
+            f"folder {folder} holds no pictures", hint=f"Files ending in {', '.join(SUFFIXES)} are taken."
+        )
+    return found
 
 
 def _read(file: PictureFile) -> bytes | EngineError:

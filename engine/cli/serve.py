@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import DEFAULT_SERVER, UsageError, Verbs, address, positive
+from engine.cli.arguments import UsageError, Verbs, address, face_px
+from engine.wire.address import DEFAULT_ADDRESS
 
 _EPILOG = """\
 Flags win over the settings file, which is TOML with the keys of ServeSettings: data, listen, port_file,
@@ -35,7 +36,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--listen",
         metavar="HOST:PORT",
         type=address,
-        help=f"port 0 takes a free one (default: {DEFAULT_SERVER})",
+        help=f"port 0 takes a free one (default: {DEFAULT_ADDRESS})",
     )
     serve.add_argument(
         "--port-file", metavar="FILE", help="write the port to this file once the server is ready, in decimal"
@@ -44,7 +45,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--insecure",
         action="store_true",
         default=None,
-        help="listen beyond this machine although nothing is encrypted and anybody may ask",
+        help="listen and show metrics beyond this machine although nothing is encrypted and anybody may ask",
     )
     serve.add_argument(
         "--model",
@@ -61,7 +62,7 @@ def add_verbs(verbs: Verbs) -> None:
     serve.add_argument(
         "--min-face-px",
         metavar="PIXELS",
-        type=positive,
+        type=face_px,
         help="smallest face to look for where a request names none, in pixels of its box's side; smaller"
         " takes longer and finds more that is none (default: 40)",
     )
@@ -69,7 +70,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--metrics-listen",
         metavar="HOST:PORT",
         type=address,
-        help="show metrics to Prometheus here (default: no)",
+        help="show metrics to Prometheus here, with names and sizes of galleries (default: no)",
     )
     serve.add_argument("--config", metavar="FILE.toml", type=Path, help="settings file")
     serve.set_defaults(run=_serve)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from engine.errors import InvalidInputError, UnavailableError
 from engine.pb.identiface.v1.admin_pb2_grpc import AdminServiceStub
@@ -22,12 +22,15 @@ from engine.pb.identiface.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from engine.pb.identiface.v1.gallery_pb2_grpc import GalleryServiceStub
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceStub
+from engine.wire.address import DEFAULT_ADDRESS, can_be_dialled, is_local
 from engine.wire.errors import MESSAGE_SIZE_BYTES_MAX, from_rpc_error
 
 ATTEMPTS_MAX = 4
 """Attempts of one call, the first included, while the server is UNAVAILABLE."""
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 1.0
+"""Between two attempts of a call, and between two attempts to connect: a server that is just starting is
+found soon."""
 
 _RETRIED = {
     # Reads, and writes that carry a request_id: a second attempt gets the first one's answer. Streams and
@@ -54,8 +57,6 @@ _RETRIED = {
     "EmbeddingService": ("DetectFaces", "EmbedFaces"),
     "AdminService": ("Status",),
 }
-_ADDRESS = re.compile(r"(?:unix:.+|(?:\[[0-9a-fA-F:.]+\]|[^:\[\]/\s]+):[0-9]{1,5})")
-_LOOPBACK = re.compile(r"unix:|localhost:|127\.|\[::1\]:")
 
 
 class Connection:
@@ -68,6 +69,7 @@ class Connection:
         self.identification = _stub(IdentificationServiceStub, self.channel)
         self.embedding = _stub(EmbeddingServiceStub, self.channel)
         self.admin = _stub(AdminServiceStub, self.channel)
+        self.health = _stub(health_pb2_grpc.HealthStub, self.channel)
         self.num_outstanding = 0
 
 
@@ -84,9 +86,9 @@ class ChannelPool:
 
         Raises InvalidInputError for another form of address or fewer than one channel.
         """
-        if not _ADDRESS.fullmatch(address):
+        if not can_be_dialled(address):
             raise InvalidInputError(
-                f"server address {address!r}: expected HOST:PORT", hint="For example 127.0.0.1:7300."
+                f"server address {address!r}: expected HOST:PORT", hint=f"For example {DEFAULT_ADDRESS}."
             )
         if num_channels < 1:
             raise InvalidInputError(f"num_channels of {num_channels}: expected 1 or more")
@@ -132,8 +134,10 @@ def _channel_options(address: str) -> list[tuple[str, int | str]]:
         ("grpc.max_receive_message_length", MESSAGE_SIZE_BYTES_MAX),
         ("grpc.enable_retries", 1),
         ("grpc.service_config", _service_config()),
+        ("grpc.initial_reconnect_backoff_ms", round(BACKOFF_MIN_S * 1e3)),
+        ("grpc.max_reconnect_backoff_ms", round(BACKOFF_MAX_S * 1e3)),
     ]
-    if _LOOPBACK.match(address):
+    if is_local(address):
         # A proxy named in the environment cannot reach this machine's own loopback.
         options.append(("grpc.enable_http_proxy", 0))
     return options

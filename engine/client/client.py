@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+from grpc_health.v1 import health_pb2
 
 from engine.client.admin import AdminCalls
 from engine.client.channels import ChannelPool
@@ -11,10 +15,14 @@ from engine.client.embedding import EmbeddingCalls
 from engine.client.enrollment import EnrollmentCalls
 from engine.client.galleries import GalleryCalls
 from engine.client.identification import IdentificationCalls
+from engine.errors import InvalidInputError, UnavailableError
+from engine.wire.address import DEFAULT_ADDRESS
 
 TIMEOUT_S = 30.0
 """Time allowed for a call that is no stream, where the caller names no other."""
 NUM_CHANNELS = 4
+READY_POLL_S = 0.1
+"""Pause between two looks at whether the server is ready."""
 
 
 class Client(GalleryCalls, EnrollmentCalls, IdentificationCalls, EmbeddingCalls, AdminCalls):
@@ -27,7 +35,7 @@ class Client(GalleryCalls, EnrollmentCalls, IdentificationCalls, EmbeddingCalls,
 
     def __init__(
         self,
-        address: str = "127.0.0.1:7300",
+        address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = TIMEOUT_S,
         num_channels: int = NUM_CHANNELS,
@@ -38,6 +46,37 @@ class Client(GalleryCalls, EnrollmentCalls, IdentificationCalls, EmbeddingCalls,
         to use them all.
         """
         super().__init__(ChannelPool(address, num_channels), timeout_s)
+
+    def wait_until_ready(self, timeout_s: float, *, on_wait: Callable[[], None] | None = None) -> None:
+        """Wait until the server says SERVING (grpc.health.v1); `on_wait` is called once if it does not yet.
+
+        Raises UnavailableError where nobody answers, or the server is still starting or already stopping,
+        when `timeout_s` is over; DeadlineError where it is silent.
+        """
+        if timeout_s <= 0:
+            raise InvalidInputError(f"timeout_s of {timeout_s}: expected more than 0")
+        end_s = time.monotonic() + timeout_s
+        while (problem := self._problem(end_s - time.monotonic())) is not None:
+            if time.monotonic() + READY_POLL_S >= end_s:
+                raise problem
+            if on_wait is not None:
+                on_wait()
+                on_wait = None
+            time.sleep(READY_POLL_S)
+
+    def _problem(self, timeout_s: float) -> UnavailableError | None:
+        """Why the server cannot be asked now; None: it can."""
+        try:
+            with self._pool.lease() as connection:
+                answer = connection.health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        except UnavailableError as error:
+            return error
+        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+            return None
+        return UnavailableError(
+            f"the server at {self._pool.address} is not ready: it is starting or stopping",
+            hint="Try again in a moment, or look at its log.",
+        )
 
     def close(self) -> None:
         """Close all connections; calls under way are cancelled."""

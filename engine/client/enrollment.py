@@ -73,8 +73,8 @@ class EnrollmentCalls(Calls):
         """Enroll many; yields (identity_id, answer or error) for each item, in order, once it is durable.
 
         Items are drawn on another thread, no faster than the server takes them; a message of up to
-        `items_per_message` is one commit. Without `timeout_s` the stream may last as long as it likes.
-        Raises GalleryNotFoundError, OverloadedError, StorageFullError.
+        `items_per_message`, and 64 pictures, is one commit. Without `timeout_s` the stream may last as long
+        as it likes. Raises GalleryNotFoundError, ContractMismatchError, OverloadedError, StorageFullError.
         """
         answers = exchange(
             self._pool,
@@ -228,7 +228,7 @@ class EnrollmentCalls(Calls):
 def _enroll_requests(
     gallery_id: str, items: Iterable[EnrollItem], items_per_message: int, contract_digest: str
 ) -> Iterator[tuple[Message, tuple[str, ...]]]:
-    for enrollments in batches(map(enrollment_message, items), items_per_message):
+    for enrollments in batches(map(enrollment_message, items), items_per_message, _num_pictures):
         request = enrollment_pb2.EnrollStreamRequest(
             gallery_id=gallery_id,
             enrollments=enrollments,
@@ -236,3 +236,7 @@ def _enroll_requests(
             request_id=fresh(None),
         )
         yield request, tuple(enrollment.identity_id for enrollment in enrollments)
+
+
+def _num_pictures(enrollment: enrollment_pb2.Enrollment) -> int:
+    return sum(sample.HasField("picture") for sample in enrollment.samples)

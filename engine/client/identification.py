@@ -64,7 +64,8 @@ class IdentificationCalls(Calls):
     ) -> list[list[FaceIdentification] | EngineError]:
         """Search for 1 to 256 probes in one call; each has its own answer or error, in order.
 
-        Raises GalleryNotFoundError, InvalidInputError for the call as a whole.
+        At most 64 of them are pictures. Raises GalleryNotFoundError, ContractMismatchError, and
+        InvalidInputError for the call as a whole.
         """
         with self._pool.lease() as connection:
             request = identification_pb2.BatchIdentifyRequest(
@@ -89,8 +90,9 @@ class IdentificationCalls(Calls):
         """Search for probes as they come; yields the answer or error of each, in order.
 
         Probes are drawn on another thread, no faster than the server takes them. More `probes_per_message`
-        (at most 256) answer more a second, but a message waits until it is full. Without `timeout_s` the
-        stream may last as long as it likes. Raises GalleryNotFoundError, OverloadedError.
+        (at most 256, and 64 pictures) answer more a second, but a message waits until it is full. Without
+        `timeout_s` the stream may last as long as it likes. Raises GalleryNotFoundError, OverloadedError,
+        ContractMismatchError.
         """
         answers = exchange(
             self._pool,
@@ -169,7 +171,9 @@ def _identify_requests(
     probes_per_message: int,
     options: identification_pb2.SearchOptions,
 ) -> Iterator[tuple[Message, None]]:
-    for batch in batches(map(probe_message, probes), probes_per_message):
+    for batch in batches(
+        map(probe_message, probes), probes_per_message, lambda probe: probe.HasField("picture")
+    ):
         yield (
             identification_pb2.IdentifyStreamRequest(gallery_id=gallery_id, probes=batch, options=options),
             None,

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from engine.client.channels import ChannelPool, Connection
+from engine.types import PICTURES_MAX
 
 MESSAGE_ITEMS_SIZE_BYTES_MAX = 16 * 2**20
 """Size of the items of one message of a stream: what is beyond goes into the next message, a single larger
@@ -21,20 +22,28 @@ M = TypeVar("M", bound=Message)
 Tag = TypeVar("Tag")
 
 
-def batches(items: Iterable[M], num_max: int) -> Iterator[list[M]]:
-    """Cut items into lists of 1 to `num_max`, each of at most MESSAGE_ITEMS_SIZE_BYTES_MAX bytes."""
+def batches(
+    items: Iterable[M], num_max: int, num_pictures: Callable[[M], int] = lambda _: 1
+) -> Iterator[list[M]]:
+    """Cut items into lists of 1 to `num_max`, which a server takes in one message.
+
+    That is at most MESSAGE_ITEMS_SIZE_BYTES_MAX bytes and PICTURES_MAX pictures; `num_pictures` says how many
+    an item holds. An item beyond that is alone.
+    """
     batch: list[M] = []
-    size = 0
+    size = pictures = 0
     for item in items:
-        item_size = item.ByteSize()
-        if batch and (len(batch) == num_max or size + item_size > MESSAGE_ITEMS_SIZE_BYTES_MAX):
+        item_size, item_pictures = item.ByteSize(), num_pictures(item)
+        is_over = size + item_size > MESSAGE_ITEMS_SIZE_BYTES_MAX or pictures + item_pictures > PICTURES_MAX
+        if batch and is_over:
             yield batch
-            batch, size = [], 0
+            batch, size, pictures = [], 0, 0
         batch.append(item)
         size += item_size
+        pictures += item_pictures
         if len(batch) == num_max:
             yield batch
-            batch, size = [], 0
+            batch, size, pictures = [], 0, 0
     if batch:
         yield batch
 

@@ -146,7 +146,7 @@ class ServerStatus:
 
     version: str
     device: str
-    """Where pictures are embedded: "cpu", "cuda:0" or, without a network, "none"."""
+    """Where pictures are embedded: "cpu", "cuda" or, without a network, "none"."""
     contract: EmbeddingContract | None
     """Of the server's network; None: it takes vectors only."""
     galleries: tuple[GalleryStatus, ...]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.errors import EngineError, InvalidInputError, NoFaceError
+from engine.errors import EngineError, InvalidInputError
 from engine.pb.identiface.v1 import enrollment_pb2
 from engine.server.backend import Backend
 from engine.server.call import Call
-from engine.server.pictures import embed_for, named
+from engine.server.pictures import check_num_pictures, embed_for, named, only_face
 from engine.types import (
     TEMPLATES_PER_IDENTITY_MAX,
     EmbeddedFace,
@@ -52,14 +52,22 @@ def read_drafts(
 ) -> list[Draft | EngineError]:
     """Check and embed what is to be enrolled, all items together; `prefixes` name the items in errors.
 
-    Raises what concerns the whole call, as `embed_for`.
+    What is counted is checked before any picture is decoded. Raises what concerns the whole call:
+    InvalidInputError for more than PICTURES_MAX pictures, and as `embed_for`.
     """
-    slots = [
-        _Slot(item, f"{prefix}samples[{position}]", sample)
+    errors = {
+        item: error
         for item, (message, prefix) in enumerate(zip(messages, prefixes, strict=True))
+        if (error := _problem(message, prefix))
+    }
+    slots = [
+        _Slot(item, f"{prefixes[item]}samples[{position}]", sample)
+        for item, message in enumerate(messages)
+        if item not in errors
         for position, sample in enumerate(message.samples)
     ]
     kinds = [slot.sample.WhichOneof("content") for slot in slots]
+    check_num_pictures(kinds.count("picture"), "samples")
     made = iter(
         _read_vectors(contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "vector"])
     )
@@ -70,7 +78,6 @@ def read_drafts(
     )
     templates: list[list[Template]] = [[] for _ in messages]
     faces: list[list[Face | None]] = [[] for _ in messages]
-    errors: dict[int, EngineError] = {}
     for slot, kind in zip(slots, kinds, strict=True):
         outcome = next(made) if kind == "vector" else next(embedded) if kind else _empty(slot)
         if isinstance(outcome, EngineError):
@@ -89,15 +96,21 @@ def read_drafts(
     ]
 
 
-def _draft(
-    message: enrollment_pb2.Enrollment, prefix: str, templates: list[Template], faces: list[Face | None]
-) -> Draft | EngineError:
-    if len(templates) > TEMPLATES_PER_IDENTITY_MAX:
+def _problem(message: enrollment_pb2.Enrollment, prefix: str) -> EngineError | None:
+    """Say why an item cannot be enrolled, whatever its samples hold."""
+    num_samples = len(message.samples)
+    if num_samples > TEMPLATES_PER_IDENTITY_MAX:
         return InvalidInputError(
-            f"{prefix}samples: {len(templates)} given, at most {TEMPLATES_PER_IDENTITY_MAX} are taken at once"
+            f"{prefix}samples: {num_samples} given, at most {TEMPLATES_PER_IDENTITY_MAX} are taken at once"
         )
     if message.evict not in enrollment_pb2.EvictPolicy.values():
         return InvalidInputError(f"{prefix}evict: {message.evict} is no policy of this version")
+    return None
+
+
+def _draft(
+    message: enrollment_pb2.Enrollment, prefix: str, templates: list[Template], faces: list[Face | None]
+) -> Draft | EngineError:
     try:
         expire_time = (
             unpack_time(message.expire_time, f"{prefix}expire_time")
@@ -140,21 +153,17 @@ def _embed(
     backend: Backend, contract: EmbeddingContract, slots: Sequence[_Slot], call: Call
 ) -> list[Made | EngineError]:
     outcomes = embed_for(backend, contract, [slot.sample.picture for slot in slots], call)
-    return [
-        named(outcome, slot.name) if isinstance(outcome, EngineError) else _only_face(outcome, slot.name)
-        for slot, outcome in zip(slots, outcomes, strict=True)
-    ]
+    return [_made(outcome, slot.name) for slot, outcome in zip(slots, outcomes, strict=True)]
 
 
-def _only_face(faces: list[EmbeddedFace], name: str) -> Made | EngineError:
-    if not faces:
-        return NoFaceError(f"{name}: the picture holds no face that is large and clear enough")
-    if len(faces) > 1:
-        return InvalidInputError(
-            f"{name}: {len(faces)} faces, and face_choice is ALL; exactly one can be enrolled",
-            hint="Choose LARGEST or CENTRE, or cut the person's face out of the picture.",
-        )
-    return faces[0].template, faces[0].face
+def _made(outcome: list[EmbeddedFace] | EngineError, name: str) -> Made | EngineError:
+    if isinstance(outcome, EngineError):
+        return named(outcome, name)
+    try:
+        face = only_face(outcome, name)
+    except InvalidInputError as error:
+        return error
+    return face.template, face.face
 
 
 def _empty(slot: _Slot) -> EngineError:

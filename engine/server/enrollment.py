@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from engine.errors import EngineError, InvalidInputError
+from engine import rules
+from engine.errors import EngineError, InvalidIdError, InvalidInputError
 from engine.gallery import Gallery
 from engine.pb.identiface.v1 import enrollment_pb2 as pb
 from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceServicer
@@ -15,7 +16,7 @@ from engine.server.call import Call
 from engine.server.drafts import Draft, read_drafts
 from engine.server.pages import page_of
 from engine.server.pictures import check_digest, named
-from engine.server.receipts import answer_once
+from engine.server.receipts import answer_once, store_once
 from engine.types import (
     ENROLL_ITEMS_MAX,
     REMOVE_ITEMS_MAX,
@@ -29,7 +30,6 @@ from engine.wire import to_status
 from engine.wire.answers import pack_enroll_result, pack_identity, pack_receipt, pack_removal
 from engine.wire.values import unpack_time
 
-Described = tuple[Identity, tuple[StoredTemplate, ...]]
 Outcomes = list[EnrollResult | EngineError]
 
 
@@ -117,6 +117,7 @@ class EnrollmentService(EnrollmentServiceServicer):
 
     def GetIdentity(self, request: pb.GetIdentityRequest, call: Call) -> pb.GetIdentityResponse:
         """Describe one identity."""
+        rules.check_identity_id(request.identity_id)
         gallery = self._backend.galleries.get(request.gallery_id)
         with call.stage("store"):
             identity, templates = gallery.get_identity(request.identity_id)
@@ -141,22 +142,11 @@ class EnrollmentService(EnrollmentServiceServicer):
 
     def UpdateIdentity(self, request: pb.UpdateIdentityRequest, call: Call) -> pb.UpdateIdentityResponse:
         """Change attributes or expiry."""
+        rules.check_identity_id(request.identity_id)
         gallery = self._backend.galleries.get(request.gallery_id)
         expire_time = (
             unpack_time(request.expire_time, "expire_time") if request.HasField("expire_time") else None
         )
-
-        def write(receipt: Receipt | None) -> tuple[int, Identity, tuple[StoredTemplate, ...]]:
-            with call.stage("store"):
-                return gallery.update_identity(
-                    request.identity_id,
-                    attributes=dict(request.attributes),
-                    remove_attributes=list(request.remove_attributes),
-                    expire_time=expire_time,
-                    clear_expire_time=request.clear_expire_time,
-                    receipt=receipt,
-                    deadline=call.deadline,
-                )
 
         def pack(result: tuple[int, Identity, tuple[StoredTemplate, ...]]) -> pb.UpdateIdentityResponse:
             sequence, identity, templates = result
@@ -164,23 +154,27 @@ class EnrollmentService(EnrollmentServiceServicer):
                 receipt=pack_receipt(sequence), identity=pack_identity(identity, templates)
             )
 
-        return answer_once(
-            call, request, pb.UpdateIdentityResponse, find=gallery.find_receipt, write=write, pack=pack
+        return store_once(
+            call,
+            request,
+            pb.UpdateIdentityResponse,
+            find=gallery.find_receipt,
+            write=lambda receipt: gallery.update_identity(
+                request.identity_id,
+                attributes=dict(request.attributes),
+                remove_attributes=list(request.remove_attributes),
+                expire_time=expire_time,
+                clear_expire_time=request.clear_expire_time,
+                receipt=receipt,
+                deadline=call.deadline,
+            ),
+            pack=pack,
         )
 
     def RemoveIdentity(self, request: pb.RemoveIdentityRequest, call: Call) -> pb.RemoveIdentityResponse:
         """Forget one identity."""
+        rules.check_identity_id(request.identity_id)
         gallery = self._backend.galleries.get(request.gallery_id)
-
-        def write(receipt: Receipt | None) -> tuple[RemoveResult, list[str]]:
-            with call.stage("store"):
-                return gallery.remove_identities(
-                    [request.identity_id],
-                    erase=request.erase,
-                    must_exist=True,
-                    receipt=receipt,
-                    deadline=call.deadline,
-                )
 
         def pack(result: tuple[RemoveResult, list[str]]) -> pb.RemoveIdentityResponse:
             removal, _ = result
@@ -188,46 +182,56 @@ class EnrollmentService(EnrollmentServiceServicer):
                 receipt=pack_receipt(removal.sequence), removal=pack_removal(removal)
             )
 
-        return answer_once(
-            call, request, pb.RemoveIdentityResponse, find=gallery.find_receipt, write=write, pack=pack
+        return store_once(
+            call,
+            request,
+            pb.RemoveIdentityResponse,
+            find=gallery.find_receipt,
+            write=lambda receipt: gallery.remove_identities(
+                [request.identity_id],
+                erase=request.erase,
+                must_exist=True,
+                receipt=receipt,
+                deadline=call.deadline,
+            ),
+            pack=pack,
         )
 
     def RemoveTemplate(self, request: pb.RemoveTemplateRequest, call: Call) -> pb.RemoveTemplateResponse:
         """Forget one template."""
+        rules.check_identity_id(request.identity_id)
         gallery = self._backend.galleries.get(request.gallery_id)
-
-        def write(receipt: Receipt | None) -> RemoveResult:
-            with call.stage("store"):
-                return gallery.remove_template(
-                    request.identity_id,
-                    request.template_id,
-                    erase=request.erase,
-                    receipt=receipt,
-                    deadline=call.deadline,
-                )
-
-        def pack(removal: RemoveResult) -> pb.RemoveTemplateResponse:
-            return pb.RemoveTemplateResponse(
+        return store_once(
+            call,
+            request,
+            pb.RemoveTemplateResponse,
+            find=gallery.find_receipt,
+            write=lambda receipt: gallery.remove_template(
+                request.identity_id,
+                request.template_id,
+                erase=request.erase,
+                receipt=receipt,
+                deadline=call.deadline,
+            ),
+            pack=lambda removal: pb.RemoveTemplateResponse(
                 receipt=pack_receipt(removal.sequence), removal=pack_removal(removal)
-            )
-
-        return answer_once(
-            call, request, pb.RemoveTemplateResponse, find=gallery.find_receipt, write=write, pack=pack
+            ),
         )
 
     def BatchRemove(self, request: pb.BatchRemoveRequest, call: Call) -> pb.BatchRemoveResponse:
         """Forget many identities in one commit."""
+        identity_ids = list(request.identity_ids)
+        if not 1 <= len(identity_ids) <= REMOVE_ITEMS_MAX:
+            raise InvalidInputError(
+                f"identity_ids: {len(identity_ids)} given; it must be 1 to {REMOVE_ITEMS_MAX}"
+            )
+        for item, identity_id in enumerate(identity_ids):
+            try:
+                rules.check_identity_id(identity_id)
+            except InvalidIdError as error:
+                raise named(error, f"identity_ids[{item}]") from error
         gallery = self._backend.galleries.get(request.gallery_id)
-        num_items = len(request.identity_ids)
-        if not 1 <= num_items <= REMOVE_ITEMS_MAX:
-            raise InvalidInputError(f"identity_ids: {num_items} given; it must be 1 to {REMOVE_ITEMS_MAX}")
-        call.record.num_items = num_items
-
-        def write(receipt: Receipt | None) -> tuple[RemoveResult, list[str]]:
-            with call.stage("store"):
-                return gallery.remove_identities(
-                    list(request.identity_ids), erase=request.erase, receipt=receipt, deadline=call.deadline
-                )
+        call.record.num_items = len(identity_ids)
 
         def pack(result: tuple[RemoveResult, list[str]]) -> pb.BatchRemoveResponse:
             removal, not_found = result
@@ -237,8 +241,15 @@ class EnrollmentService(EnrollmentServiceServicer):
                 not_found_identity_ids=not_found,
             )
 
-        return answer_once(
-            call, request, pb.BatchRemoveResponse, find=gallery.find_receipt, write=write, pack=pack
+        return store_once(
+            call,
+            request,
+            pb.BatchRemoveResponse,
+            find=gallery.find_receipt,
+            write=lambda receipt: gallery.remove_identities(
+                identity_ids, erase=request.erase, receipt=receipt, deadline=call.deadline
+            ),
+            pack=pack,
         )
 
 

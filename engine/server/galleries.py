@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from engine.errors import NoEmbedderError
 from engine.pb.identiface.v1 import gallery_pb2 as pb
 from engine.pb.identiface.v1.gallery_pb2_grpc import GalleryServiceServicer
 from engine.server.backend import Backend
 from engine.server.call import Call
 from engine.server.pages import page_of
-from engine.server.receipts import answer_once
-from engine.types import EmbeddingContract, GalleryInfo, Receipt
+from engine.server.receipts import store_once
+from engine.types import EmbeddingContract
 from engine.wire.answers import pack_receipt
 from engine.wire.values import pack_gallery, unpack_contract, unpack_gallery_settings
 
@@ -20,123 +22,99 @@ class GalleryService(GalleryServiceServicer):
 
     def __init__(self, backend: Backend):
         self._backend = backend
+        self._galleries = backend.galleries
 
     def CreateGallery(self, request: pb.CreateGalleryRequest, call: Call) -> pb.CreateGalleryResponse:
         """Make an empty gallery."""
         contract = self._contract(request)
-
-        def write(receipt: Receipt | None) -> GalleryInfo:
-            with call.stage("store"):
-                return self._backend.galleries.create(
-                    request.gallery_id, contract, unpack_gallery_settings(request.settings), receipt=receipt
-                )
-
-        return answer_once(
+        settings = unpack_gallery_settings(request.settings)
+        return store_once(
             call,
             request,
             pb.CreateGalleryResponse,
-            find=self._backend.galleries.find_receipt,
-            write=write,
+            find=self._galleries.find_receipt,
+            write=lambda receipt: self._galleries.create(
+                request.gallery_id, contract, settings, receipt=receipt
+            ),
             pack=lambda info: pb.CreateGalleryResponse(gallery=pack_gallery(info)),
         )
 
     def GetGallery(self, request: pb.GetGalleryRequest, call: Call) -> pb.GetGalleryResponse:
         """Describe a gallery."""
         with call.stage("store"):
-            info = self._backend.galleries.get(request.gallery_id).info()
-            aliases = self._aliases_of(info.gallery_id)
-        return pb.GetGalleryResponse(gallery=pack_gallery(info, aliases))
+            info = self._galleries.get(request.gallery_id).info()
+            names = self._names()
+        return pb.GetGalleryResponse(gallery=pack_gallery(info, names[info.gallery_id]))
 
     def ListGalleries(self, request: pb.ListGalleriesRequest, call: Call) -> pb.ListGalleriesResponse:
         """List one page of galleries."""
         with call.stage("store"):
             page, token = page_of(
-                lambda after, limit: self._backend.galleries.infos(after=after, limit=limit),
+                lambda after, limit: self._galleries.infos(after=after, limit=limit),
                 lambda info: info.gallery_id,
                 request.page_size,
                 request.page_token,
             )
-            aliases = self._backend.galleries.aliases()
-        names: dict[str, list[str]] = {}
-        for alias, gallery_id in aliases.items():
-            names.setdefault(gallery_id, []).append(alias)
+            names = self._names()
         return pb.ListGalleriesResponse(
-            galleries=[pack_gallery(info, names.get(info.gallery_id, ())) for info in page],
+            galleries=[pack_gallery(info, names[info.gallery_id]) for info in page],
             next_page_token=token,
         )
 
     def UpdateGallery(self, request: pb.UpdateGalleryRequest, call: Call) -> pb.UpdateGalleryResponse:
         """Change a gallery's settings."""
-        gallery = self._backend.galleries.get(request.gallery_id)
+        gallery = self._galleries.get(request.gallery_id)
         settings = request.settings
         has_size = settings.HasField("templates_per_identity_max")
-
-        def write(receipt: Receipt | None) -> GalleryInfo:
-            with call.stage("store"):
-                return gallery.update(
-                    templates_per_identity_max=settings.templates_per_identity_max if has_size else None,
-                    threshold=settings.threshold if settings.HasField("threshold") else None,
-                    clear_threshold=request.clear_threshold,
-                    receipt=receipt,
-                )
-
-        return answer_once(
+        return store_once(
             call,
             request,
             pb.UpdateGalleryResponse,
             find=gallery.find_receipt,
-            write=write,
+            write=lambda receipt: gallery.update(
+                templates_per_identity_max=settings.templates_per_identity_max if has_size else None,
+                threshold=settings.threshold if settings.HasField("threshold") else None,
+                clear_threshold=request.clear_threshold,
+                receipt=receipt,
+            ),
             pack=lambda info: pb.UpdateGalleryResponse(
-                gallery=pack_gallery(info, self._aliases_of(info.gallery_id)),
+                gallery=pack_gallery(info, self._names()[info.gallery_id]),
                 receipt=pack_receipt(info.sequence),
             ),
         )
 
     def DeleteGallery(self, request: pb.DeleteGalleryRequest, call: Call) -> pb.DeleteGalleryResponse:
         """Remove a gallery and its files."""
-
-        def write(receipt: Receipt | None) -> None:
-            with call.stage("store"):
-                self._backend.galleries.delete(request.gallery_id, receipt=receipt)
-
-        return answer_once(
+        return store_once(
             call,
             request,
             pb.DeleteGalleryResponse,
-            find=self._backend.galleries.find_receipt,
-            write=write,
+            find=self._galleries.find_receipt,
+            write=lambda receipt: self._galleries.delete(request.gallery_id, receipt=receipt),
             pack=lambda _: pb.DeleteGalleryResponse(),
         )
 
     def SetAlias(self, request: pb.SetAliasRequest, call: Call) -> pb.SetAliasResponse:
         """Make an alias or move it."""
-
-        def write(receipt: Receipt | None) -> str:
-            with call.stage("store"):
-                return self._backend.galleries.set_alias(request.alias, request.gallery_id, receipt=receipt)
-
-        return answer_once(
+        return store_once(
             call,
             request,
             pb.SetAliasResponse,
-            find=self._backend.galleries.find_receipt,
-            write=write,
+            find=self._galleries.find_receipt,
+            write=lambda receipt: self._galleries.set_alias(
+                request.alias, request.gallery_id, receipt=receipt
+            ),
             pack=lambda previous: pb.SetAliasResponse(previous_gallery_id=previous),
         )
 
     def DeleteAlias(self, request: pb.DeleteAliasRequest, call: Call) -> pb.DeleteAliasResponse:
         """Forget an alias."""
-
-        def write(receipt: Receipt | None) -> None:
-            with call.stage("store"):
-                self._backend.galleries.delete_alias(request.alias, receipt=receipt)
-
-        return answer_once(
+        return store_once(
             call,
             request,
             pb.DeleteAliasResponse,
-            find=self._backend.galleries.find_receipt,
-            write=write,
+            find=self._galleries.find_receipt,
+            write=lambda receipt: self._galleries.delete_alias(request.alias, receipt=receipt),
             pack=lambda _: pb.DeleteAliasResponse(),
         )
 
@@ -150,5 +128,9 @@ class GalleryService(GalleryServiceServicer):
             )
         return self._backend.contract
 
-    def _aliases_of(self, gallery_id: str) -> list[str]:
-        return [alias for alias, named in self._backend.galleries.aliases().items() if named == gallery_id]
+    def _names(self) -> defaultdict[str, list[str]]:
+        """Aliases by the gallery that they name."""
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for alias, gallery_id in self._galleries.aliases().items():
+            names[gallery_id].append(alias)
+        return names

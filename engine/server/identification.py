@@ -8,24 +8,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from engine import rules
-from engine.decision import decide, resolve_threshold
-from engine.errors import EngineError, InvalidInputError, NoFaceError
+from engine.errors import EngineError, InvalidInputError
 from engine.pb.identiface.v1 import identification_pb2 as pb
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceServicer
 from engine.server.backend import Backend
 from engine.server.call import Call
-from engine.server.pictures import check_digest, embed_for, named
+from engine.server.pictures import check_digest, check_num_pictures, embed_for, named, only_face
 from engine.types import (
     K_DEFAULT,
     PROBES_MAX,
     EmbeddingContract,
     Face,
-    GallerySettings,
     Identification,
     Vector,
-    Verification,
 )
-from engine.vectors import FLOAT_BYTES, check_batch, similarity
+from engine.vectors import FLOAT_BYTES, check_batch
+from engine.verification import choose_terms, compare
 from engine.wire import to_status
 from engine.wire.answers import pack_identification, pack_verification
 
@@ -67,6 +65,7 @@ class IdentificationService(IdentificationServiceServicer):
         rules.check_threshold(threshold)
         if claim == "reference":
             return self._compare(request, threshold, call)
+        rules.check_identity_id(request.identity_id)
         gallery = self._backend.galleries.get(request.gallery_id)
         check_digest(request.contract_digest, gallery.contract)
         vector, face = self._one_face(gallery.contract, request.probe, "probe", call)
@@ -103,6 +102,7 @@ class IdentificationService(IdentificationServiceServicer):
         rules.check_threshold(threshold)
         gallery = self._backend.galleries.get(gallery_id)
         check_digest(options.contract_digest, gallery.contract)
+        check_num_pictures(sum(probe.WhichOneof("content") == "picture" for probe in probes), "probes")
         call.record.num_items += len(probes)
         asked = self._read(gallery.contract, probes, names, call)
         rows = [vector for faces in asked if not isinstance(faces, EngineError) for vector, _ in faces]
@@ -155,40 +155,19 @@ class IdentificationService(IdentificationServiceServicer):
         faces = self._read(contract, [probe], [name], call)[0]
         if isinstance(faces, EngineError):
             raise faces
-        if not faces:
-            raise NoFaceError(f"{name}: the picture holds no face that is large and clear enough")
-        if len(faces) > 1:
-            raise InvalidInputError(
-                f"{name}: the picture holds {len(faces)} faces and face_choice is ALL; one can be compared",
-                hint="Choose LARGEST or CENTRE, or cut the person's face out of the picture.",
-            )
-        return faces[0]
+        return only_face(faces, name)
 
     def _compare(self, request: pb.VerifyRequest, threshold: float | None, call: Call) -> pb.VerifyResponse:
         """Compare two probes with each other."""
-        contract, settings = self._terms(request)
-        check_digest(request.contract_digest, contract)
-        probe, probe_face = self._one_face(contract, request.probe, "probe", call)
-        reference, reference_face = self._one_face(contract, request.reference, "reference", call)
-        value = similarity(probe, reference)
-        used, origin = resolve_threshold(contract, settings, threshold)
-        verification = Verification(decide(value, used), value, used, origin)
-        return pack_verification(verification, probe_face, reference_face)
-
-    def _terms(self, request: pb.VerifyRequest) -> tuple[EmbeddingContract, GallerySettings]:
-        """Contract and settings of a comparison: the gallery's, else the network's.
-
-        Two vectors that are not the network's can be compared all the same, at a threshold that is given.
-        """
-        if request.gallery_id:
-            info = self._backend.galleries.get(request.gallery_id).info()
-            return info.contract, info.settings
+        backend = self._backend
+        gallery = backend.galleries.get(request.gallery_id).info() if request.gallery_id else None
         if "picture" in {request.probe.WhichOneof("content"), request.reference.WhichOneof("content")}:
-            return self._backend.need_pipeline().embedder.contract, GallerySettings()
-        dimension = len(request.reference.vector.data) // FLOAT_BYTES
-        known = self._backend.contract
-        if known is not None and (known.dimension == dimension or not request.HasField("threshold")):
-            return known, GallerySettings()
-        if request.HasField("threshold"):
-            return EmbeddingContract("", "", "", mirror=False, dimension=dimension), GallerySettings()
-        raise InvalidInputError("threshold: needed where neither a gallery nor a network brings one")
+            terms = choose_terms(gallery, backend.need_pipeline().embedder.contract, None, threshold)
+        else:
+            dimension = len(request.reference.vector.data) // FLOAT_BYTES
+            terms = choose_terms(gallery, backend.contract, dimension, threshold)
+        check_digest(request.contract_digest, terms.contract)
+        probe, probe_face = self._one_face(terms.contract, request.probe, "probe", call)
+        reference, reference_face = self._one_face(terms.contract, request.reference, "reference", call)
+        verification = compare(terms, probe, reference, threshold)
+        return pack_verification(verification, probe_face, reference_face)

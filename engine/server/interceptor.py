@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from engine.errors import EngineError, InvalidInputError, OverloadedError, UnavailableError
+from engine.rules import GALLERY_ID
 from engine.server.call import Call, ClientGone, Inbox, stopping_error
 from engine.telemetry import LOGGER, Telemetry
 from engine.wire import to_status
@@ -319,8 +320,10 @@ def _parse(handler: Handler, data: bytes, call: Call) -> Any:
         request = handler.request_deserializer(data)
     except DecodeError as error:
         raise InvalidInputError(f"the request is not a message of {record.rpc}") from error
-    if gallery_id := getattr(request, "gallery_id", ""):
-        record.name_gallery(gallery_id)
+    gallery_id = getattr(request, "gallery_id", "")
+    # What cannot be the name of a gallery may be anything, also what a log must never hold.
+    if GALLERY_ID.fullmatch(gallery_id):
+        record.gallery = gallery_id
     if request_id := getattr(request, "request_id", ""):
         record.request_id = request_id
     return request

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from engine.errors import ContractMismatchError, EngineError, InvalidInputError
+from engine.errors import ContractMismatchError, EngineError, InvalidInputError, NoFaceError
 from engine.pb.identiface.v1 import types_pb2
 from engine.server.backend import Backend
 from engine.server.call import Call
@@ -36,13 +36,32 @@ def run_pictures(
             continue
         alike.setdefault(asked, []).append(position)
     for (choice, min_face_px), positions in alike.items():
-        for start in range(0, len(positions), PICTURES_MAX):
-            part = positions[start : start + PICTURES_MAX]
-            with call.stage("embed"):
-                found = _run_part(run, [pictures[i].data for i in part], choice, min_face_px, call.deadline)
-            for position, outcome in zip(part, found, strict=True):
-                outcomes[position] = outcome
+        with call.stage("embed"):
+            found = _run_alike(run, [pictures[i].data for i in positions], choice, min_face_px, call.deadline)
+        for position, outcome in zip(positions, found, strict=True):
+            outcomes[position] = outcome
     return outcomes
+
+
+def check_num_pictures(num_pictures: int, name: str) -> None:
+    """Raise InvalidInputError naming the field for more than PICTURES_MAX pictures in one message."""
+    if num_pictures > PICTURES_MAX:
+        raise InvalidInputError(
+            f"{name}: {num_pictures} pictures in one message; at most {PICTURES_MAX} are taken",
+            hint="Send the others in a message of their own.",
+        )
+
+
+def only_face(faces: Sequence[F], name: str) -> F:
+    """Take the one face that an item must mean. Raises NoFaceError, or InvalidInputError for several."""
+    if not faces:
+        raise NoFaceError(f"{name}: the picture holds no face that is large and clear enough")
+    if len(faces) > 1:
+        raise InvalidInputError(
+            f"{name}: the picture holds {len(faces)} faces and face_choice is ALL; exactly one must be meant",
+            hint="Choose LARGEST or CENTRE, or cut the person's face out of the picture.",
+        )
+    return faces[0]
 
 
 def embed_for(
@@ -84,7 +103,7 @@ def named(error: EngineError, name: str) -> EngineError:
     return type(error)(f"{name}: {error.message}", hint=error.hint, retry_after_s=error.retry_after_s)
 
 
-def _run_part(
+def _run_alike(
     run: Run[F],
     pictures: Sequence[bytes],
     choice: FaceChoice,

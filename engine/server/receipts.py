@@ -45,6 +45,24 @@ def answer_once(
         return kind.FromString(before.answer)
 
 
+def store_once(
+    call: Call,
+    request: Message,
+    kind: type[Response],
+    *,
+    find: Callable[[Receipt], bytes | None],
+    write: Callable[[Receipt | None], Result],
+    pack: Callable[[Result], Response],
+) -> Response:
+    """As `answer_once`, for a write that is nothing but the store's work: its time is that stage's."""
+
+    def write_staged(receipt: Receipt | None) -> Result:
+        with call.stage("store"):
+            return write(receipt)
+
+    return answer_once(call, request, kind, find=find, write=write_staged, pack=pack)
+
+
 def _receipt(call: Call, request: Any, pack: Callable[[Any], Message]) -> Receipt | None:
     request_id: str = request.request_id
     if not request_id:

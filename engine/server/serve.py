@@ -138,7 +138,10 @@ class Server:
     def __init__(self, settings: ServeSettings, parts: contextlib.ExitStack):
         """Open the galleries and bind the port; `parts` closes what was opened, last first."""
         host, port = read_address(settings.listen, "listen")
-        refuse_unprotected(host, insecure=settings.insecure)
+        refuse_unprotected(host, "listen", insecure=settings.insecure)
+        self._metrics_address = _metrics_address(settings)
+        if settings.port_file:
+            _check_port_file(Path(settings.port_file))
         self._settings = settings
         self._parts = parts
         self._telemetry = Telemetry()
@@ -171,13 +174,13 @@ class Server:
         """Answer health checks, then load and warm up what takes time."""
         settings = self._settings
         if settings.port_file:
-            Path(settings.port_file).unlink(missing_ok=True)
+            _remove_port_file(Path(settings.port_file))
         self._server.start()
         LOGGER.info("starting", extra={"fields": {"listen": self._address}})
         # Whatever fails from here on must not leave threads of gRPC behind.
         self._parts.callback(self._server.stop, 0)
-        if settings.metrics_listen:
-            host, port = read_address(settings.metrics_listen, "metrics_listen")
+        if self._metrics_address is not None:
+            host, port = self._metrics_address
             metrics_port, stop_metrics = self._telemetry.serve_metrics(host, port)
             self._parts.callback(stop_metrics)
             LOGGER.info("metrics", extra={"fields": {"listen": f"{host}:{metrics_port}"}})
@@ -209,7 +212,9 @@ class Server:
         """Drain and end all rpcs; a second signal ends the grace period. False: a thread is still at work."""
         LOGGER.info("stopping", extra={"fields": {"grace_s": self._settings.grace_s}})
         if self._settings.port_file:
-            Path(self._settings.port_file).unlink(missing_ok=True)
+            # Whatever somebody did to the file meanwhile must not keep the server from stopping.
+            with contextlib.suppress(OSError):
+                Path(self._settings.port_file).unlink(missing_ok=True)
         self._interceptor.stop()
         # A watcher that does not read would hold this up: a thread of its own does it, and is not awaited.
         self._small_pool.submit(self._end_health)
@@ -290,6 +295,30 @@ def _bind(server: grpc.Server, host: str, port: int) -> int:
         raise SettingsError(f"listen: cannot listen on {host}:{port}: {error.strerror or error}") from error
     except RuntimeError as error:
         raise SettingsError(f"listen: cannot listen on {host}:{port}") from error
+
+
+def _metrics_address(settings: ServeSettings) -> tuple[str, int] | None:
+    """Read where metrics are to be shown; None: nowhere. They name galleries: the rule of `listen` holds."""
+    if not settings.metrics_listen:
+        return None
+    host, port = read_address(settings.metrics_listen, "metrics_listen")
+    refuse_unprotected(host, "metrics_listen", insecure=settings.insecure)
+    return host, port
+
+
+def _check_port_file(path: Path) -> None:
+    """Raise SettingsError for a path that cannot become a file, before anything is started."""
+    if path.is_dir():
+        raise SettingsError(f"port_file: {path} is a folder", hint="Name a file in it.")
+    if not path.parent.is_dir():
+        raise SettingsError(f"port_file: there is no folder {path.parent}", hint="Make it first.")
+
+
+def _remove_port_file(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsError(f"port_file: cannot remove the old {path}: {error.strerror}") from error
 
 
 def _write_port_file(path: Path, port: int) -> None:

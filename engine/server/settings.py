@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import Annotated
 
 import msgspec
@@ -13,10 +11,10 @@ from engine.config import Settings
 from engine.errors import SettingsError
 from engine.galleries import GalleriesSettings
 from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.address import DEFAULT_ADDRESS, is_loopback, split_address
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>[0-9]{1,5})")
 
 
 class ServeSettings(Settings, frozen=True, kw_only=True):
@@ -24,15 +22,16 @@ class ServeSettings(Settings, frozen=True, kw_only=True):
 
     data: str
     """Folder of all galleries, on a local disk; made where it is missing."""
-    listen: str = "127.0.0.1:7300"
+    listen: str = DEFAULT_ADDRESS
     """HOST:PORT; port 0 takes a free one, see `port_file`."""
     port_file: str = ""
     """File that holds the port in decimal while the server is ready; empty: none. An old one is removed at
     the start."""
     insecure: bool = False
-    """Whether to listen beyond this machine although nothing is encrypted and anybody may ask."""
+    """Whether other machines may reach `listen` and `metrics_listen`, although nothing is encrypted and
+    anybody may ask."""
     metrics_listen: str = ""
-    """HOST:PORT for Prometheus over HTTP; empty: none."""
+    """HOST:PORT for Prometheus over HTTP; empty: none. It tells the names and sizes of all galleries."""
     embedding: EmbeddingSettings = EmbeddingSettings()
     """Network and device."""
     galleries: GalleriesSettings = GalleriesSettings()
@@ -56,27 +55,17 @@ class ServeSettings(Settings, frozen=True, kw_only=True):
 
 def read_address(text: str, key: str) -> tuple[str, int]:
     """Split HOST:PORT, an IPv6 host in brackets. Raises SettingsError naming the key."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match["port"]) > 65535:
-        raise SettingsError(f"{key} is {text!r}; it must be HOST:PORT, as 127.0.0.1:7300 or [::1]:7300")
-    return match["v6"] or match["host"], int(match["port"])
+    parts = split_address(text)
+    if parts is None:
+        raise SettingsError(f"{key} is {text!r}; it must be HOST:PORT, as {DEFAULT_ADDRESS} or [::1]:7300")
+    return parts
 
 
-def refuse_unprotected(host: str, *, insecure: bool) -> None:
-    """Raise SettingsError for an address that other machines reach, unless that was asked for by name."""
+def refuse_unprotected(host: str, key: str, *, insecure: bool) -> None:
+    """Raise SettingsError naming the key for an address that other machines reach, unless allowed to."""
     if insecure or is_loopback(host):
         return
     raise SettingsError(
-        f"listen: other machines can reach {host}, and this version neither encrypts nor asks who calls",
+        f"{key}: other machines can reach {host}, and this version neither encrypts nor asks who calls",
         hint="Listen on 127.0.0.1, or give --insecure where the network itself is protected.",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name that may mean anything

@@ -52,7 +52,7 @@ def pack_receipt(sequence: int) -> types_pb2.WriteReceipt:
 
 
 def pack_candidate(candidate: Candidate) -> types_pb2.Candidate:
-    """Turn a candidate into its message; the similarity becomes float32."""
+    """Turn a candidate into its message; the similarity stays the number that was compared."""
     return types_pb2.Candidate(
         identity_id=candidate.identity_id,
         similarity=candidate.similarity,

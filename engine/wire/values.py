@@ -30,6 +30,9 @@ TIME_S_MIN = -62_135_596_800
 """Year 1, the earliest that google.protobuf.Timestamp can say; unix seconds."""
 TIME_S_MAX = 253_402_300_799
 """End of year 9999, the latest; unix seconds."""
+FACE_PX_MIN = 12
+"""Smallest face that anybody may ask for: the side of the first network's window, of which a test holds it to
+be a copy, since reading it there would take torch."""
 
 _FACE_CHOICES: dict[FaceChoice | None, types_pb2.FaceChoice] = {
     None: types_pb2.FACE_CHOICE_UNSPECIFIED,
@@ -121,13 +124,15 @@ def pack_picture(
 def unpack_min_face_px(picture: types_pb2.Picture) -> int | None:
     """Read the smallest face to look for, in pixels; None: the server's setting.
 
-    Raises InvalidInputError where it is negative.
+    Raises InvalidInputError where it is less than FACE_PX_MIN.
     """
-    if picture.min_face_px < 0:
+    if picture.min_face_px == 0:
+        return None
+    if picture.min_face_px < FACE_PX_MIN:
         raise InvalidInputError(
-            f"min_face_px of {picture.min_face_px}: expected 1 or more, or 0 for the default"
+            f"min_face_px is {picture.min_face_px}; it must be at least {FACE_PX_MIN}, or 0 for the default"
         )
-    return picture.min_face_px or None
+    return picture.min_face_px
 
 
 def pack_box(box: Box) -> types_pb2.Box:

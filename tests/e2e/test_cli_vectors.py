@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from engine.client import Client, EnrollItem
 from engine.types import EmbeddingContract
 from tests.e2e.command import RUN_S, answered, refused
-from tests.e2e.conftest import PROGRAM, ServerProcess
+from tests.e2e.conftest import PROGRAM, Launch, ServerProcess
 
 pytestmark = [pytest.mark.e2e]
 CONTRACT = EmbeddingContract("elsewhere", "", "", mirror=False, dimension=4, threshold=0.9)
@@ -121,6 +123,20 @@ def test_a_server_that_cannot_start_says_why(vector_server: ServerProcess, tmp_p
         (("--data", tmp_path / "data", "--listen", "0.0.0.0:0"), "--insecure"),
         (("--data", tmp_path / "data", "--listen", vector_server.address), "cannot listen on"),
         (("--data", settings), "settings.toml"),
+        (("--data", tmp_path / "data", "--port-file", tmp_path), "port_file"),
+        (("--data", tmp_path / "data", "--metrics-listen", "0.0.0.0:0"), "--insecure"),
     ]
     for arguments, said in cases:
         assert said in refused(None, *serve, *arguments)
+
+
+def test_a_verb_waits_for_a_server_that_is_starting(launch: Launch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    command = [str(PROGRAM), "status", "--json", "--server", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+        server = launch("--model", "none", "--listen", address, folder=tmp_path).ready()
+        out, err = asking.communicate(timeout=RUN_S)
+    assert (asking.returncode, err) == (0, b"")
+    assert json.loads(out)["model"] == "none"
+    server.stop()

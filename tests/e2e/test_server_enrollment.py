@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.pb.identiface.v1 import enrollment_pb2 as pb
+from engine.pb.identiface.v1 import identification_pb2 as identification
 from engine.pb.identiface.v1 import types_pb2
 from engine.types import Vector
 from tests.e2e.conftest import Stubs, as_message, make_gallery, reason_of, refusal, unit
@@ -125,6 +126,45 @@ def test_identity_ids_of_every_script_come_back_in_order_of_their_bytes(
         request = pb.GetIdentityRequest(gallery_id=gallery_id, identity_id=name)
         got = stubs.enrollment.GetIdentity(request).identity
         assert (got.identity_id, dict(got.attributes)) == (name, {name[:20]: name[:20]})
+
+
+@pytest.mark.parametrize("identity_id", ["", "x" * 600, "a\nb", "e\u0301"])
+def test_identity_ids_that_break_the_rule_are_refused_by_every_rpc(
+    stubs: Stubs, gallery_id: str, identity_id: str
+) -> None:
+    where: dict[str, Any] = {"gallery_id": gallery_id, "identity_id": identity_id}
+    service = stubs.enrollment
+    probe = identification.Probe(vector=as_message(ONE))
+    calls: list[tuple[Any, Any]] = [
+        (service.GetIdentity, pb.GetIdentityRequest(**where)),
+        (service.UpdateIdentity, pb.UpdateIdentityRequest(**where)),
+        (service.RemoveIdentity, pb.RemoveIdentityRequest(**where)),
+        (service.RemoveTemplate, pb.RemoveTemplateRequest(template_id=1, **where)),
+        (stubs.identification.Verify, identification.VerifyRequest(probe=probe, **where)),
+    ]
+    for call, request in calls:
+        assert refusal(lambda call=call, request=request: call(request))[:2] == (INVALID, "INVALID_ID")  # type: ignore[misc]
+    batch = pb.BatchRemoveRequest(gallery_id=gallery_id, identity_ids=["fine", identity_id])
+    code, reason, message = refusal(lambda: service.BatchRemove(batch))
+    assert (code, reason) == (INVALID, "INVALID_ID")
+    assert message.startswith("identity_ids[1]: ")
+
+
+def test_counts_are_checked_before_any_picture_is_looked_at(stubs: Stubs, gallery_id: str) -> None:
+    # This server has no network: what is looked at is refused as NO_EMBEDDER.
+    one = pb.Sample(picture=types_pb2.Picture(data=b"jpeg"))
+    crowd = pb.Enrollment(identity_id="crowd", samples=[one] * 17)
+    code, reason, message = refusal(lambda: enroll(stubs, gallery_id, crowd))
+    assert (code, reason) == (INVALID, "INVALID_INPUT")
+    assert "17 given, at most 16" in message
+    few = pb.Enrollment(identity_id="few", samples=[one] * 16)
+    request = pb.EnrollStreamRequest(gallery_id=gallery_id, enrollments=[crowd, few, few, few, few])
+    outcomes = stream(stubs, request)[0].outcomes
+    assert [reason_of(outcome.error) for outcome in outcomes] == ["INVALID_INPUT"] + ["NO_EMBEDDER"] * 4
+    request.enrollments.add(identity_id="more", samples=[one])
+    code, reason, message = refusal(lambda: stream(stubs, request))
+    assert (code, reason) == (INVALID, "INVALID_INPUT")
+    assert "65 pictures in one message; at most 64" in message
 
 
 def test_names_that_are_not_there_are_not_found(stubs: Stubs, gallery_id: str) -> None:

@@ -225,3 +225,40 @@ def test_two_probes_are_compared_under_a_gallery_or_a_threshold(stubs: Stubs) ->
     assert refusal(lambda: stubs.identification.Verify(request))[:2] == (INVALID, "INVALID_VECTOR")
     request.ClearField("reference")
     assert refusal(lambda: stubs.identification.Verify(request))[:2] == (INVALID, "INVALID_INPUT")
+
+
+def test_more_pictures_than_a_message_may_hold_are_refused_before_any_is_looked_at(
+    stubs: Stubs, gallery_id: str
+) -> None:
+    asked = pb.Probe(picture=types_pb2.Picture(data=b"jpeg"))
+    fine = pb.BatchIdentifyRequest(gallery_id=gallery_id, probes=[asked] * 64)
+    outcomes = stubs.identification.BatchIdentify(fine).outcomes
+    assert {reason_of(outcome.error) for outcome in outcomes} == {"NO_EMBEDDER"}
+    fine.probes.append(asked)
+    code, reason, message = refusal(lambda: stubs.identification.BatchIdentify(fine))
+    assert (code, reason) == (INVALID, "INVALID_INPUT")
+    assert "65 pictures" in message
+
+
+def test_the_similarity_shown_is_the_one_that_was_compared(stubs: Stubs, gallery_id: str) -> None:
+    vector = unit(np.random.default_rng(17))
+    near = vector + np.float32(2e-4) * unit(np.random.default_rng(18))
+    near /= np.linalg.norm(near)
+    enrollment = enrollment_pb2.Enrollment(
+        identity_id="a", samples=[enrollment_pb2.Sample(vector=as_message(vector))]
+    )
+    stubs.enrollment.Enroll(enrollment_pb2.EnrollRequest(gallery_id=gallery_id, enrollment=enrollment))
+    claim: dict[str, Any] = {"gallery_id": gallery_id, "probe": probe(near), "threshold": 1.0}
+    answers = [
+        stubs.identification.Verify(pb.VerifyRequest(identity_id="a", **claim)),
+        stubs.identification.Verify(pb.VerifyRequest(reference=probe(vector), **claim)),
+    ]
+    for answer in answers:
+        # As float32 it would be 1: the same as the threshold that it missed.
+        assert np.float32(answer.similarity) == 1.0 > answer.similarity
+        assert answer.decision == types_pb2.DECISION_NO_MATCH
+    options = pb.SearchOptions(threshold=1.0)
+    request = pb.IdentifyRequest(gallery_id=gallery_id, probe=probe(near), options=options)
+    (face,) = stubs.identification.Identify(request).faces
+    is_match = face.decision == types_pb2.DECISION_MATCH
+    assert is_match == (face.candidates[0].similarity >= face.threshold)

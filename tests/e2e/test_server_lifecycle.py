@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -187,10 +186,23 @@ def test_it_refuses_a_data_folder_that_is_no_folder(launch: Launch, tmp_path: Pa
     assert_refuses_to_start(launch("--model", "none", folder=tmp_path), str(tmp_path / "data"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_it_refuses_a_data_folder_that_it_may_not_write(launch: Launch, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir(mode=0o500)
-    assert_refuses_to_start(launch("--model", "none", folder=tmp_path), str(tmp_path / "data"))
+@pytest.mark.parametrize("folder", ["/proc/identiface", "/proc/self/identiface"])
+def test_it_refuses_a_data_folder_that_nobody_may_write(launch: Launch, folder: str) -> None:
+    assert_refuses_to_start(launch("--model", "none", "--data", folder), folder)
+
+
+def test_it_refuses_a_port_file_that_cannot_be_before_anything_starts(launch: Launch, tmp_path: Path) -> None:
+    for wrong in (tmp_path, tmp_path / "nowhere" / "port"):
+        server = launch("--model", "none", "--port-file", str(wrong))
+        assert_refuses_to_start(server, "port_file", str(wrong.parent if wrong != tmp_path else wrong))
+        assert not server.data.exists()
+        assert len(server.lines) == 1
+
+
+def test_it_refuses_to_show_metrics_beyond_this_machine_unless_told(launch: Launch) -> None:
+    metrics = ("--metrics-listen", "0.0.0.0:0")
+    assert_refuses_to_start(launch("--model", "none", *metrics), "metrics_listen", "--insecure")
+    launch("--model", "none", *metrics, "--insecure").ready().stop()
 
 
 def test_it_refuses_a_data_folder_that_another_server_uses(launch: Launch, tmp_path: Path) -> None:

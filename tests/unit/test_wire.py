@@ -79,7 +79,7 @@ SETTINGS = st.builds(
     templates_per_identity_max=st.integers(1, 16),
     threshold=st.none() | st.floats(-1, 1),
 )
-CANDIDATES = st.builds(Candidate, TEXT, st.floats(-1, 1, width=32), SEQUENCES)
+CANDIDATES = st.builds(Candidate, TEXT, st.floats(-1, 1), SEQUENCES)
 IDENTIFICATIONS = st.builds(
     Identification,
     decision=st.sampled_from(Decision),
@@ -93,7 +93,7 @@ IDENTIFICATIONS = st.builds(
 VERIFICATIONS = st.builds(
     Verification,
     decision=st.sampled_from(Decision),
-    similarity=st.floats(-1, 1, width=32),
+    similarity=st.floats(-1, 1),
     threshold=st.floats(-1, 1),
     threshold_origin=st.sampled_from(ThresholdOrigin),
     template_id=st.none() | st.integers(1, 2**64 - 1),
@@ -289,8 +289,16 @@ def test_pictures_leave_to_the_server_what_is_not_given() -> None:
     assert (picture.data, picture.face_choice) == (b"jpeg", types_pb2.FACE_CHOICE_UNSPECIFIED)
     assert values.unpack_min_face_px(picture) is None
     assert values.unpack_min_face_px(values.pack_picture(b"jpeg", FaceChoice.ALL, 20)) == 20
-    with pytest.raises(InvalidInputError, match="min_face_px of -1"):
-        values.unpack_min_face_px(types_pb2.Picture(min_face_px=-1))
+    for wrong in (-1, 1, values.FACE_PX_MIN - 1):
+        with pytest.raises(InvalidInputError, match=f"min_face_px is {wrong}; it must be at least 12"):
+            values.unpack_min_face_px(types_pb2.Picture(min_face_px=wrong))
+    assert values.unpack_min_face_px(types_pb2.Picture(min_face_px=values.FACE_PX_MIN)) == values.FACE_PX_MIN
+
+
+def test_the_smallest_face_is_that_of_the_detector() -> None:
+    from engine.embedding.detect import WINDOW_PX
+
+    assert values.FACE_PX_MIN == WINDOW_PX
 
 
 @given(IDENTIFICATIONS, st.none() | faces())

@@ -60,11 +60,29 @@ def test_ctrl_c_is_quiet_and_130(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nobody_answering_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status", "--server", CLOSED]) == 1
+    assert cli.main(["status", "--server", CLOSED, "--timeout-s", "0.3"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"identiface: no server answers at {CLOSED}. ")
     assert err.count("\n") == 1
+
+
+def test_on_a_terminal_waiting_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["status", "--server", CLOSED, "--timeout-s", "0.3"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"waiting for {CLOSED} ..."
+    assert second.startswith(f"identiface: no server answers at {CLOSED}. ")
+
+
+def test_help_says_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    for code in (cli.ANSWERED, cli.FAILED, cli.WRONG_USAGE, cli.INTERRUPTED):
+        assert f"{code} " in out[out.index("exit codes:") :]
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

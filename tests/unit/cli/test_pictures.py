@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_an_empty_folder_and_standard_input_twice_are_refused(tmp_path: Path) ->
         find_pictures([str(tmp_path)])
     with pytest.raises(UsageError):
         find_pictures(["-", "-"])
+
+
+def test_a_folder_that_cannot_be_read_is_named() -> None:
+    # The system lists no descriptors of a process that is gone, to nobody at all.
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    folder = f"/proc/{process.pid}/fdinfo"
+    process.wait()
+    with pytest.raises(InvalidInputError, match="cannot read folder"):
+        pictures._pictures_of(folder)
 
 
 def test_standard_input_is_read_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

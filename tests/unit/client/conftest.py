@@ -18,7 +18,7 @@ def start() -> Iterator[Start]:
     """Start servers of the given servicers; returns the address."""
     servers: list[grpc.Server] = []
 
-    def start(*servicers: Any, concurrent_max: int | None = None) -> str:
+    def start(*servicers: Any, concurrent_max: int | None = None, port: int = 0) -> str:
         server = grpc.server(
             futures.ThreadPoolExecutor(8),
             maximum_concurrent_rpcs=concurrent_max,
@@ -28,7 +28,7 @@ def start() -> Iterator[Start]:
             for kind, add in ADDERS.items():
                 if isinstance(servicer, kind):
                     add(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()
         servers.append(server)
         return f"127.0.0.1:{port}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from engine.errors import (
@@ -161,5 +162,6 @@ ADDERS: dict[type, Callable[[Any, grpc.Server], None]] = {
     AdminServiceServicer: add_AdminServiceServicer_to_server,
     EnrollmentServiceServicer: add_EnrollmentServiceServicer_to_server,
     GalleryServiceServicer: add_GalleryServiceServicer_to_server,
+    health_pb2_grpc.HealthServicer: health_pb2_grpc.add_HealthServicer_to_server,
     IdentificationServiceServicer: add_IdentificationServiceServicer_to_server,
 }

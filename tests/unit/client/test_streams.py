@@ -123,3 +123,18 @@ def test_batches_hold_at_most_so_many_items_and_bytes() -> None:
     assert [len(batch) for batch in batches([small] * 6, 3)] == [3, 3]
     assert [len(batch) for batch in batches([half, half, small], 9)] == [1, 2]
     assert [len(batch) for batch in batches([small, large, small], 9)] == [1, 1, 1]
+    assert [len(batch) for batch in batches([small] * 130, 256)] == [64, 64, 2]
+    counts = iter([60, 4, 1, 100, 0, 5])
+    assert [len(batch) for batch in batches([small] * 6, 256, lambda _: next(counts))] == [2, 1, 1, 2]
+
+
+def test_messages_of_streams_hold_at_most_64_pictures(start: Start) -> None:
+    enrolling, identifying = Enrolling(), Identifying()
+    with Client(start(enrolling, identifying)) as client:
+        items = [
+            EnrollItem(str(number), [b"jpeg"] * 16 if number < 10 else [UNIT] * 16) for number in range(20)
+        ]
+        list(client.enroll_stream("staff", items))
+        list(client.identify_stream("staff", [b"jpeg"] * 70 + [UNIT] * 100, probes_per_message=256))
+    assert [len(request.enrollments) for request in enrolling.requests] == [4, 4, 12]
+    assert [len(request.probes) for request in identifying.requests] == [64, 106]

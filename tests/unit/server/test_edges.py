@@ -74,14 +74,15 @@ def test_what_is_no_address_is_refused_by_key(text: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_permission(host: str) -> None:
-    refuse_unprotected(host, insecure=False)
+    refuse_unprotected(host, "listen", insecure=False)
 
 
+@pytest.mark.parametrize("key", ["listen", "metrics_listen"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "faces.example"])
-def test_other_addresses_need_permission(host: str) -> None:
-    refuse_unprotected(host, insecure=True)
-    with pytest.raises(SettingsError, match="listen") as caught:
-        refuse_unprotected(host, insecure=False)
+def test_other_addresses_need_permission(host: str, key: str) -> None:
+    refuse_unprotected(host, key, insecure=True)
+    with pytest.raises(SettingsError, match=f"^{key}: ") as caught:
+        refuse_unprotected(host, key, insecure=False)
     assert "--insecure" in caught.value.hint
 
 

@@ -88,7 +88,8 @@ class EnrollmentServiceServicer:
         are merged. A template that is byte-equal to one already there is ignored.
 
         INVALID_ARGUMENT (INVALID_ID, INVALID_VECTOR, UNDECODABLE_PICTURE, PICTURE_TOO_LARGE, NO_FACE,
-        INVALID_INPUT, REQUEST_ID_REUSED: each naming the item), NOT_FOUND (GALLERY_NOT_FOUND),
+        INVALID_INPUT: each naming the item, more than 16 samples before any is looked at; REQUEST_ID_REUSED),
+        NOT_FOUND (GALLERY_NOT_FOUND),
         FAILED_PRECONDITION (TEMPLATE_LIMIT, CONTRACT_MISMATCH, NO_EMBEDDER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -96,12 +97,15 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EnrollStream(self, request_iterator, context):
-        """Enroll many: messages of 1 to 256 items, one commit and one answer a message, in order. A failing item
-        does not fail the others; a failing message ends the stream.
+        """Enroll many: messages of 1 to 256 items with at most 64 pictures in all, one commit and one answer a
+        message, in order. A failing item does not fail the others; a failing message ends the stream.
 
-        Of an item: as Enroll. Of the stream: INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 256 items, or
-        another gallery_id than the first message's), NOT_FOUND (GALLERY_NOT_FOUND), RESOURCE_EXHAUSTED
-        (OVERLOADED: too many streams are open; STORAGE_FULL).
+        Of an item: INVALID_ARGUMENT (as Enroll, but REQUEST_ID_REUSED), FAILED_PRECONDITION (TEMPLATE_LIMIT;
+        NO_EMBEDDER; CONTRACT_MISMATCH: a picture, and the server's network is not the gallery's). Of the stream:
+        INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 256 items, more than 64 pictures, or another gallery_id than
+        the first message's; REQUEST_ID_REUSED), NOT_FOUND (GALLERY_NOT_FOUND), FAILED_PRECONDITION
+        (CONTRACT_MISMATCH: contract_digest is not the gallery's), RESOURCE_EXHAUSTED (OVERLOADED: too many streams
+        are open; STORAGE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +114,7 @@ class EnrollmentServiceServicer:
     def GetIdentity(self, request, context):
         """Describe one identity.
 
-        NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND).
+        NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND), INVALID_ARGUMENT (INVALID_ID).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +132,8 @@ class EnrollmentServiceServicer:
     def UpdateIdentity(self, request, context):
         """Change attributes or expiry.
 
-        NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT; REQUEST_ID_REUSED).
+        NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND), INVALID_ARGUMENT (INVALID_ID; INVALID_INPUT;
+        REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +142,7 @@ class EnrollmentServiceServicer:
     def RemoveIdentity(self, request, context):
         """Forget an identity and all its templates. Not found from the returned sequence on, on any worker.
 
-        NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND), INVALID_ARGUMENT (REQUEST_ID_REUSED).
+        NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND), INVALID_ARGUMENT (INVALID_ID; REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +152,7 @@ class EnrollmentServiceServicer:
         """Forget one template; the identity stays, also without any.
 
         NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND, TEMPLATE_NOT_FOUND), INVALID_ARGUMENT
-        (REQUEST_ID_REUSED).
+        (INVALID_ID; REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,8 +161,8 @@ class EnrollmentServiceServicer:
     def BatchRemove(self, request, context):
         """Forget many identities in one commit; ids that are not enrolled are listed, not an error.
 
-        NOT_FOUND (GALLERY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 1000 ids;
-        REQUEST_ID_REUSED).
+        NOT_FOUND (GALLERY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 1000 ids; INVALID_ID, naming
+        the item; REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -29,10 +29,12 @@ class GalleryServiceStub:
     """Named, separate sets of enrolled identities, each bound to one embedding contract.
 
     Any rpc of any service may also answer: DEADLINE_EXCEEDED (the caller's time was up before the work was
-    done), RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo; STORAGE_FULL), UNAVAILABLE (the server is
-    stopping), DATA_LOSS (CORRUPT_DATA: a checksum on disk does not hold). Every status that the engine sends
-    carries a google.rpc.ErrorInfo of domain "identiface" with the reason named here and a hint; what the
-    transport itself refuses (message over the limit, unknown method) carries none.
+    done), RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo; STORAGE_FULL), UNAVAILABLE (the server is starting or
+    stopping, or the gallery was being closed to make room for others: the same call may work a moment later),
+    DATA_LOSS (CORRUPT_DATA: a checksum on disk does not hold), FAILED_PRECONDITION (DATA_FOLDER or NEWER_FORMAT:
+    the gallery's files cannot be used, or a newer version wrote them; an operator must act), INTERNAL (INTERNAL: a
+    bug). Every status that the engine sends carries a google.rpc.ErrorInfo of domain "identiface" with the reason
+    named here and a hint; what the transport itself refuses (message over the limit, unknown method) carries none.
     """
 
     def __init__(self, channel):
@@ -82,10 +84,12 @@ class GalleryServiceServicer:
     """Named, separate sets of enrolled identities, each bound to one embedding contract.
 
     Any rpc of any service may also answer: DEADLINE_EXCEEDED (the caller's time was up before the work was
-    done), RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo; STORAGE_FULL), UNAVAILABLE (the server is
-    stopping), DATA_LOSS (CORRUPT_DATA: a checksum on disk does not hold). Every status that the engine sends
-    carries a google.rpc.ErrorInfo of domain "identiface" with the reason named here and a hint; what the
-    transport itself refuses (message over the limit, unknown method) carries none.
+    done), RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo; STORAGE_FULL), UNAVAILABLE (the server is starting or
+    stopping, or the gallery was being closed to make room for others: the same call may work a moment later),
+    DATA_LOSS (CORRUPT_DATA: a checksum on disk does not hold), FAILED_PRECONDITION (DATA_FOLDER or NEWER_FORMAT:
+    the gallery's files cannot be used, or a newer version wrote them; an operator must act), INTERNAL (INTERNAL: a
+    bug). Every status that the engine sends carries a google.rpc.ErrorInfo of domain "identiface" with the reason
+    named here and a hint; what the transport itself refuses (message over the limit, unknown method) carries none.
     """
 
     def CreateGallery(self, request, context):
@@ -205,10 +209,12 @@ class GalleryService:
     """Named, separate sets of enrolled identities, each bound to one embedding contract.
 
     Any rpc of any service may also answer: DEADLINE_EXCEEDED (the caller's time was up before the work was
-    done), RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo; STORAGE_FULL), UNAVAILABLE (the server is
-    stopping), DATA_LOSS (CORRUPT_DATA: a checksum on disk does not hold). Every status that the engine sends
-    carries a google.rpc.ErrorInfo of domain "identiface" with the reason named here and a hint; what the
-    transport itself refuses (message over the limit, unknown method) carries none.
+    done), RESOURCE_EXHAUSTED (OVERLOADED, with RetryInfo; STORAGE_FULL), UNAVAILABLE (the server is starting or
+    stopping, or the gallery was being closed to make room for others: the same call may work a moment later),
+    DATA_LOSS (CORRUPT_DATA: a checksum on disk does not hold), FAILED_PRECONDITION (DATA_FOLDER or NEWER_FORMAT:
+    the gallery's files cannot be used, or a newer version wrote them; an operator must act), INTERNAL (INTERNAL: a
+    bug). Every status that the engine sends carries a google.rpc.ErrorInfo of domain "identiface" with the reason
+    named here and a hint; what the transport itself refuses (message over the limit, unknown method) carries none.
     """
 
     @staticmethod

@@ -74,10 +74,13 @@ class IdentificationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchIdentify(self, request, context):
-        """Many probes in one call, at most 256; each has its own outcome, in order.
+        """Many probes in one call, at most 256, of which at most 64 are pictures; each has its own outcome, in order.
 
-        Of an item: as Identify. Of the call: INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 256 probes),
-        NOT_FOUND (GALLERY_NOT_FOUND).
+        Of an item: INVALID_ARGUMENT (INVALID_INPUT: no probe; INVALID_VECTOR, UNDECODABLE_PICTURE,
+        PICTURE_TOO_LARGE), FAILED_PRECONDITION (NO_EMBEDDER; CONTRACT_MISMATCH: a picture, and the server's
+        network is not the gallery's). Of the call: INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 256 probes, more
+        than 64 pictures, k outside 1 to 100, threshold outside -1 to 1), NOT_FOUND (GALLERY_NOT_FOUND),
+        FAILED_PRECONDITION (CONTRACT_MISMATCH: contract_digest is not the gallery's).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +89,7 @@ class IdentificationServiceServicer:
     def IdentifyStream(self, request_iterator, context):
         """Probes as they come, an answer for each message, in order.
 
-        Of an item: as Identify. Of the stream: as BatchIdentify; RESOURCE_EXHAUSTED (OVERLOADED: too many
+        Of an item: as BatchIdentify. Of the stream: as BatchIdentify; RESOURCE_EXHAUSTED (OVERLOADED: too many
         streams are open).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -96,7 +99,7 @@ class IdentificationServiceServicer:
     def Verify(self, request, context):
         """Compare one probe with one claimed identity, or two probes with each other (1:1).
 
-        INVALID_ARGUMENT (as Identify; NO_FACE), NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND),
+        INVALID_ARGUMENT (as Identify; NO_FACE; INVALID_ID: the identity_id breaks its rule), NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND),
         FAILED_PRECONDITION (CONTRACT_MISMATCH, NO_EMBEDDER, or the identity has no templates).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
