@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.embedding.images import check_rgb
 from engine.errors import InvalidPictureError
 from engine.types import Keypoints, Rgb
 
@@ -47,8 +48,7 @@ def align(image: Rgb, keypoints: Keypoints, alignment: Alignment) -> Rgb:
     larger than the crop is averaged down, not sampled here and there. Raises InvalidPictureError where the
     keypoints are not five finite points or cannot be of a face (all in one place).
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
-        raise InvalidPictureError(f"expected pixels uint8[h, w, 3], got {image.dtype}{list(image.shape)}")
+    check_rgb(image)
     matrix = similarity_transform(keypoints, alignment.points)
     shrink = 1.0 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
     samples = min(max(1, int(shrink)), SAMPLES_PER_PIXEL_MAX)

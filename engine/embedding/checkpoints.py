@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from engine.errors import WeightsError
 
-DIMENSION_MIN = 64
-DIMENSION_MAX = 1024
+NETWORK_DIMENSION_MIN = 64
+NETWORK_DIMENSION_MAX = 1024
 """Template sizes outside these are taken for a wrong file (class logits, landmarks), not a face network."""
 
 HASH_BLOCK_BYTES = 1 << 20
@@ -132,11 +132,11 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
 
 
 def check_dimension(dimension: int, source: str) -> None:
-    """Refuse template sizes outside DIMENSION_MIN..DIMENSION_MAX with a WeightsError naming `source`."""
-    if not DIMENSION_MIN <= dimension <= DIMENSION_MAX:
+    """Refuse sizes outside NETWORK_DIMENSION_MIN..NETWORK_DIMENSION_MAX: WeightsError naming `source`."""
+    if not NETWORK_DIMENSION_MIN <= dimension <= NETWORK_DIMENSION_MAX:
         raise WeightsError(
             f"{source} gives vectors of {dimension} numbers; "
-            f"templates have {DIMENSION_MIN} to {DIMENSION_MAX}"
+            f"templates have {NETWORK_DIMENSION_MIN} to {NETWORK_DIMENSION_MAX}"
         )
 
 

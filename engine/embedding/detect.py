@@ -4,16 +4,19 @@ Zhang et al. 2016, "Joint Face Detection and Alignment Using Multitask Cascaded 
 with the nets of facenet-pytorch (MIT) and the arithmetic of its `models/utils/detect_face.py`, so that boxes
 agree to float rounding; where two candidates tie in confidence, ours keeps the one that the second net was
 surer of, theirs the other. What differs is the work around the nets: pixel windows are averaged by one
-integral image per picture instead of one resampling per level and candidate, the second and third net see
-the candidates of all pictures at once, and the number of candidates is bounded.
+integral image instead of one resampling per level and candidate, and the pixels of the pyramid and the
+number of candidates are bounded.
 
-Dimension letters: n candidates, s side of a net's input in pixels, p pictures.
+Pictures are worked on one after the other. One of p pixels takes 12 * p bytes for its integral image and
+some 100 bytes for each pixel of the pyramid's first level, both only until its faces are found.
+
+Dimension letters: n candidates, s side of a net's input in pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Annotated
 
 import cv2
@@ -25,7 +28,8 @@ from torch import nn
 
 from engine.config import Settings
 from engine.embedding import facenet
-from engine.errors import DeviceError, InvalidInputError, InvalidPictureError
+from engine.embedding.images import check_rgb
+from engine.errors import DeviceError, InvalidInputError
 from engine.types import Box, Face, Rgb
 
 Floats = NDArray[np.float32]
@@ -39,6 +43,9 @@ REFINEMENT_PX = 24
 OUTPUT_PX = 48
 NET_CROPS_MAX = 256
 """Crops that a net sees at once; bounds memory (some 60 MiB in the third net)."""
+LEVEL_ROWS_PIXELS = 1_000_000
+"""Pixels of the picture's width, over as many rows of a level as that makes, shrunk at once. Bounds memory to
+some 50 MiB."""
 SUPPRESSION_BLOCK = 512
 """Candidates whose overlaps are computed at once; bounds memory to a few MiB."""
 SUPPRESSION_SURPLUS = 2
@@ -57,6 +64,9 @@ class DetectorSettings(Settings, frozen=True, kw_only=True):
     none."""
     factor: Annotated[float, msgspec.Meta(ge=0.3, le=0.95)] = 0.709
     """Ratio of one level of the picture pyramid to the next; nearer 1 is slower and finds slightly more."""
+    pyramid_pixels_max: Annotated[int, msgspec.Meta(ge=WINDOW_PX**2)] = 6_000_000
+    """Pixels of the pyramid's first level: the picture's times (WINDOW_PX / min_face_px) squared, so 4.5
+    million for 50 million at the default minimum. Bounds memory, and time: some seconds at most."""
     faces_max: Annotated[int, msgspec.Meta(ge=1)] = 64
     """Faces per picture; the most confident are kept."""
     candidates_max: Annotated[int, msgspec.Meta(ge=1)] = 4096
@@ -84,26 +94,54 @@ class Detector:
         """Find the faces of each picture, most confident first; none is an empty list.
 
         `images` are uint8[h, w, 3] of any sizes, `min_face_px` overrides the settings'. Boxes are clipped to
-        the picture's frame; keypoints are not. Raises InvalidInputError for a minimum below WINDOW_PX and
+        the picture's frame; keypoints are not. Raises InvalidInputError as `check_size` does, and
         InvalidPictureError for an array that is no picture.
         """
+        for image in images:
+            check_rgb(image)
+            self.check_size(image.shape[1], image.shape[0], min_face_px)
+        smallest = self._smallest(min_face_px)
+        with torch.inference_mode():
+            return [self._detect(image, smallest) for image in images]
+
+    def check_size(self, width: int, height: int, min_face_px: int | None = None) -> None:
+        """Raise InvalidInputError where faces of that minimum cannot be looked for in a picture of that size.
+
+        Either the minimum is below WINDOW_PX, or the pyramid would pass the settings' pyramid_pixels_max;
+        the message then names the least minimum that does not.
+        """
+        smallest, most = self._smallest(min_face_px), self.settings.pyramid_pixels_max
+        if first_level_pixels(height, width, smallest) <= most:
+            return
+        # Not far below the answer: levels are rounded up, and a picture smaller than the minimum has none.
+        near = min(int(WINDOW_PX * math.sqrt(height * width / most)), min(height, width) + 1)
+        least = max(smallest, near)
+        while first_level_pixels(height, width, least) > most:
+            least += 1
+        raise InvalidInputError(
+            f"faces of {smallest} px are too small to look for in a picture of {width}x{height} pixels:"
+            f" its min_face_px must be at least {least}",
+            hint="Raise min_face_px, or scale the picture down before sending it.",
+        )
+
+    def _smallest(self, min_face_px: int | None) -> int:
         smallest = self.settings.min_face_px if min_face_px is None else min_face_px
         if smallest < WINDOW_PX:
             raise InvalidInputError(f"min_face_px is {smallest}; it must be at least {WINDOW_PX}")
-        for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise InvalidPictureError(f"expected uint8[h, w, 3], got {image.dtype}{list(image.shape)}")
-        sums = [_WindowSums(image) for image in images]
-        with torch.inference_mode():
-            proposals = [self._propose(one, smallest) for one in sums]
-            refined = self._refine(sums, proposals)
-            return self._finish(sums, refined)
+        return smallest
 
-    def _propose(self, sums: _WindowSums, min_face_px: int) -> Floats:
+    def _detect(self, image: Rgb, min_face_px: int) -> list[Face]:
+        scales = pyramid(image.shape[0], image.shape[1], min_face_px, self.settings.factor)
+        if not scales:
+            return []
+        sums = _WindowSums(image)
+        return self._finish(sums, self._refine(sums, self._propose(sums, scales)))
+
+    def _propose(self, sums: _WindowSums, scales: Sequence[float]) -> Floats:
         """Squares float32[n, 4] in which the first net sees a face, over all levels of the pyramid."""
-        candidates = [np.empty((0, 9), np.float32)]
-        for scale in pyramid(sums.height, sums.width, min_face_px, self.settings.factor):
-            level = sums.level(int(sums.height * scale + 1), int(sums.width * scale + 1))
+        candidates = []
+        for scale in scales:
+            level = sums.level(*_level_size(sums.height, sums.width, scale))
             shifts, faceness = self._proposal_net(self._tensor(level[None]))
             found = _windows(faceness[0, 1].cpu().numpy(), shifts[0].cpu().numpy(), scale, self._threshold(0))
             candidates.append(self._survivors(found, OVERLAP_IN_LEVEL))
@@ -111,36 +149,30 @@ class Detector:
         sides = np.tile(found[:, 2:4] - found[:, 0:2], 2)
         return _squares(found[:, :4] + found[:, 5:9] * sides)
 
-    def _refine(self, sums: Sequence[_WindowSums], proposals: Sequence[Floats]) -> list[Floats]:
-        """Squares float32[n, 4] of each picture that pass the second net, moved as it says."""
-        boxes, counts, crops = _gather(sums, proposals, REFINEMENT_PX)
-        shifts, faceness = self._run(self._refinement_net, crops, (4, 2))
-        refined = []
-        for part in _parts(counts):
-            is_face = faceness[part, 1] > self._threshold(1)
-            found = np.column_stack([boxes[part], faceness[part, 1], shifts[part]])[is_face]
-            found = self._survivors(found, OVERLAP_IN_PICTURE)
-            refined.append(_squares(_moved(found[:, :4], found[:, 5:9])))
-        return refined
+    def _refine(self, sums: _WindowSums, proposals: Floats) -> Floats:
+        """Squares float32[n, 4] that pass the second net, moved as it says."""
+        boxes, edges = _inside(sums, proposals)
+        shifts, faceness = self._run(self._refinement_net, sums, edges, REFINEMENT_PX, (4, 2))
+        is_face = faceness[:, 1] > self._threshold(1)
+        found = np.column_stack([boxes, faceness[:, 1], shifts])[is_face]
+        found = self._survivors(found, OVERLAP_IN_PICTURE)
+        return _squares(_moved(found[:, :4], found[:, 5:9]))
 
-    def _finish(self, sums: Sequence[_WindowSums], refined: Sequence[Floats]) -> list[list[Face]]:
-        """The faces of each picture that pass the third net."""
-        boxes, counts, crops = _gather(sums, refined, OUTPUT_PX)
-        shifts, points, faceness = self._run(self._output_net, crops, (4, 10, 2))
-        faces = []
-        for one, part in zip(sums, _parts(counts), strict=True):
-            is_face = faceness[part, 1] > self._threshold(2)
-            found = np.column_stack([boxes[part], faceness[part, 1], shifts[part], points[part]])[is_face]
-            squares = found[:, :4]
-            sides = squares[:, 2:4] - squares[:, 0:2] + 1
-            # The net gives five x, then five y, as shares of the square's sides.
-            relative = found[:, 9:19].reshape(-1, 2, 5).transpose(0, 2, 1)
-            keypoints = relative * sides[:, None, :] + squares[:, None, 0:2] - 1
-            moved = _moved(squares, found[:, 5:9])
-            keep = suppress(moved, found[:, 4], OVERLAP_IN_PICTURE, is_share_of_smaller=True)
-            kept = [_face(moved[i], found[i, 4], keypoints[i], one) for i in keep]
-            faces.append([face for face in kept if face is not None][: self.settings.faces_max])
-        return faces
+    def _finish(self, sums: _WindowSums, refined: Floats) -> list[Face]:
+        """The faces that pass the third net."""
+        boxes, edges = _inside(sums, refined)
+        shifts, points, faceness = self._run(self._output_net, sums, edges, OUTPUT_PX, (4, 10, 2))
+        is_face = faceness[:, 1] > self._threshold(2)
+        found = np.column_stack([boxes, faceness[:, 1], shifts, points])[is_face]
+        squares = found[:, :4]
+        sides = squares[:, 2:4] - squares[:, 0:2] + 1
+        # The net gives five x, then five y, as shares of the square's sides.
+        relative = found[:, 9:19].reshape(-1, 2, 5).transpose(0, 2, 1)
+        keypoints = relative * sides[:, None, :] + squares[:, None, 0:2] - 1
+        moved = _moved(squares, found[:, 5:9])
+        keep = suppress(moved, found[:, 4], OVERLAP_IN_PICTURE, is_share_of_smaller=True)
+        kept = [_face(moved[i], found[i, 4], keypoints[i], sums) for i in keep]
+        return [face for face in kept if face is not None][: self.settings.faces_max]
 
     def _survivors(self, found: Floats, overlap_max: float) -> Floats:
         """Rows float32[n, 5 or more] (box, confidence, ...) that go on, most confident first."""
@@ -161,11 +193,13 @@ class Detector:
         pixels = torch.from_numpy((means - np.float32(127.5)) * np.float32(0.0078125))
         return pixels.to(self._device).permute(0, 3, 1, 2)
 
-    def _run(self, net: nn.Module, crops: Floats, widths: Sequence[int]) -> list[Floats]:
-        """Outputs of a net for crops float32[n, s, s, 3]: float32[n, width] for each of its widths."""
+    def _run(
+        self, net: nn.Module, sums: _WindowSums, edges: Ints, side: int, widths: Sequence[int]
+    ) -> list[Floats]:
+        """Outputs of a net for rectangles int64[n, 4] of a picture: float32[n, width] for each width."""
         chunks = [[np.empty((0, width), np.float32)] for width in widths]
-        for start in range(0, len(crops), NET_CROPS_MAX):
-            outputs = net(self._tensor(crops[start : start + NET_CROPS_MAX]))
+        for start in range(0, len(edges), NET_CROPS_MAX):
+            outputs = net(self._tensor(sums.crops(edges[start : start + NET_CROPS_MAX], side)))
             for chunk, output in zip(chunks, outputs, strict=True):
                 chunk.append(output.cpu().numpy())
         return [np.concatenate(chunk) for chunk in chunks]
@@ -181,14 +215,18 @@ class _WindowSums:
 
     def __init__(self, image: Rgb):
         self.height, self.width = image.shape[:2]
-        self._sums = cv2.integral(image) if image.size else np.zeros((1, 1, 3), np.int32)
+        self._sums = cv2.integral(image)
 
     def level(self, height: int, width: int) -> Floats:
         """The whole picture shrunk to float32[height, width, 3]."""
         top, bottom = _cells(np.array([0]), np.array([self.height]), height)
         left, right = _cells(np.array([0]), np.array([self.width]), width)
-        rows = self._sums[bottom[0]] - self._sums[top[0]]
-        sums = rows[:, right[0]] - rows[:, left[0]]
+        sums = np.empty((height, width, 3), np.int32)
+        num_rows = max(1, LEVEL_ROWS_PIXELS // self.width)
+        for start in range(0, height, num_rows):
+            part = slice(start, start + num_rows)
+            rows = self._sums[bottom[0, part]] - self._sums[top[0, part]]
+            sums[part] = rows[:, right[0]] - rows[:, left[0]]
         return _means(sums, (bottom - top)[0, :, None], (right - left)[0, None, :])
 
     def crops(self, edges: Ints, side: int) -> Floats:
@@ -232,6 +270,18 @@ def pyramid(height: int, width: int, min_face_px: int, factor: float) -> list[fl
         scale *= factor
         short_side *= factor
     return scales
+
+
+def first_level_pixels(height: int, width: int, min_face_px: int) -> int:
+    """Pixels of the pyramid's first and largest level; 0 where the picture is too small for one."""
+    if min(height, width) < min_face_px:
+        return 0
+    rows, columns = _level_size(height, width, WINDOW_PX / min_face_px)
+    return rows * columns
+
+
+def _level_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    return int(height * scale + 1), int(width * scale + 1)
 
 
 def suppress(
@@ -284,27 +334,14 @@ def _windows(faceness: Floats, shifts: Floats, scale: float, threshold: np.float
     return np.column_stack([start, end, faceness[rows, columns], shifts[:, rows, columns].T])
 
 
-def _gather(
-    sums: Sequence[_WindowSums], boxes: Sequence[Floats], side: int
-) -> tuple[Floats, list[int], Floats]:
-    """All pictures' candidates that touch their picture, how many each has, and their crops."""
-    kept, crops = [np.empty((0, 4), np.float32)], [np.empty((0, side, side, 3), np.float32)]
-    for one, candidates in zip(sums, boxes, strict=True):
-        # Pixel numbers begin at 1 here, as in the authors' Matlab code.
-        edges = np.trunc(candidates).astype(np.int64)
-        edges[:, :2] = np.maximum(edges[:, :2], 1) - 1
-        edges[:, 2:] = np.minimum(edges[:, 2:], [one.width, one.height])
-        is_inside = (edges[:, 2:] > edges[:, :2]).all(axis=1)
-        kept.append(candidates[is_inside])
-        crops.append(one.crops(edges[is_inside], side))
-    counts = [len(part) for part in kept[1:]]
-    return np.concatenate(kept), counts, np.concatenate(crops)
-
-
-def _parts(counts: Sequence[int]) -> list[slice]:
-    """Where each picture's rows are among all."""
-    ends = np.cumsum([0, *counts])
-    return [slice(int(start), int(end)) for start, end in pairwise(ends)]
+def _inside(sums: _WindowSums, candidates: Floats) -> tuple[Floats, Ints]:
+    """The candidates that touch the picture, and the pixels int64[n, 4] of it that each covers."""
+    # Pixel numbers begin at 1 here, as in the authors' Matlab code.
+    edges = np.trunc(candidates).astype(np.int64)
+    edges[:, :2] = np.maximum(edges[:, :2], 1) - 1
+    edges[:, 2:] = np.minimum(edges[:, 2:], [sums.width, sums.height])
+    is_inside = (edges[:, 2:] > edges[:, :2]).all(axis=1)
+    return candidates[is_inside], edges[is_inside]
 
 
 def _squares(boxes: Floats) -> Floats:

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from engine.embedding.images import check_rgb
 from engine.errors import InvalidPictureError
 from engine.types import Box, Face, Rgb
 
@@ -38,8 +39,7 @@ def draw_faces(image: Rgb, labels: Sequence[Label]) -> Rgb:
     other faces and names; accents are left out, and other than Latin letters show as boxes, as the font
     has neither. Raises InvalidPictureError where the array is no picture.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise InvalidPictureError(f"expected pixels uint8[h, w, 3], got {image.dtype}{list(image.shape)}")
+    check_rgb(image)
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     # Boxes first: no line may run through a neighbour's name.

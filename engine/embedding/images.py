@@ -11,6 +11,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
@@ -32,6 +34,8 @@ PAPER = (255, 255, 255)
 channel instead would bring out whatever colour the file keeps where nothing is meant to be seen."""
 ORIENTATION_TAG = 0x0112
 """EXIF 2.32, section 4.6.4: how the picture is to be turned for viewing, 1 to 8."""
+STRIP_PIXELS = 1_000_000
+"""Pixels whose colours are converted at once. Converting a whole picture takes up to 20 bytes a pixel."""
 
 # What Pillow is known to raise on damaged or hostile files; UserWarning where warnings are errors.
 _PILLOW_ERRORS = (
@@ -58,7 +62,8 @@ class ImageLimits(Settings, frozen=True, kw_only=True):
     bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 20 * 2**20
     """Size of the file. Raising it raises the memory a request may take."""
     pixels_max: Annotated[int, msgspec.Meta(ge=1)] = 50_000_000
-    """Width times height. A decoded pixel takes 3 bytes, and several times that while it is converted."""
+    """Width times height. A decoded pixel takes 3 bytes, and some 7 (PNG), 7 to 10 (JPEG) or 16 (WebP) while
+    it is being decoded."""
     side_px_max: Annotated[int, msgspec.Meta(ge=1, le=32_766)] = 32_000
     """Width or height alone; OpenCV's 16-bit coordinates end at 32,766."""
     frames_max: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -73,12 +78,10 @@ class _JpegFile(JpegImageFile):
         """Leave the resolution unread: nobody asks for it, and damaged EXIF makes Pillow warn."""
 
 
-def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Rgb:
-    """Decode a JPEG, PNG, WebP or BMP into upright RGB of 8 bits; colours are taken to be sRGB.
+def read_size(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Width and height, as stored, of a JPEG, PNG, WebP or BMP, from its header: no pixel is decoded.
 
-    EXIF orientation is applied, grey and palette become RGB, transparent pixels show PAPER, 16-bit grey is
-    scaled to 8 bits, CMYK is converted. Raises UndecodablePictureError for other formats and for damaged
-    files, PictureTooLargeError where a limit is passed. Safe to call from many threads.
+    Raises what `decode` would raise before it decodes.
     """
     if len(data) > limits.bytes_max:
         raise PictureTooLargeError(f"picture of {len(data)} bytes; at most {limits.bytes_max} are accepted")
@@ -86,15 +89,29 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Rgb:
     if opener is WebPImageFile and (canvas := _webp_canvas(data)):
         # Its decoder takes memory for the whole canvas as soon as the file is opened.
         _check_size(canvas, 1, limits)
-    try:
-        with opener(io.BytesIO(data)) as file:
-            _check_size(file.size, getattr(file, "n_frames", 1), limits)
-            file.load()
-            return _turn(_to_rgb(file), _orientation(file.info.get("exif", b"")))
-    except _PILLOW_ERRORS as error:
-        raise UndecodablePictureError(f"damaged {_name(opener)} picture: {error}") from error
-    except (MemoryError, Image.DecompressionBombError) as error:
-        raise PictureTooLargeError("picture does not fit in memory: send a smaller one") from error
+        return canvas
+    with _damage_named(opener), opener(io.BytesIO(data)) as file:
+        _check_size(file.size, getattr(file, "n_frames", 1), limits)
+        return file.size
+
+
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Rgb:
+    """Decode a JPEG, PNG, WebP or BMP into upright RGB of 8 bits; colours are taken to be sRGB.
+
+    EXIF orientation is applied, grey and palette become RGB, transparent pixels show PAPER, 16-bit grey is
+    scaled to 8 bits, CMYK is converted. Raises UndecodablePictureError for other formats and for damaged
+    files, PictureTooLargeError where a limit is passed. Safe to call from many threads.
+    """
+    size = read_size(data, limits)
+    opener = _opener(data)
+    with _damage_named(opener):
+        return _turn(*_load(opener, data, size, limits))
+
+
+def check_rgb(image: Rgb) -> None:
+    """Raise InvalidPictureError for anything but uint8[h, w, 3] with pixels in it."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InvalidPictureError(f"expected pixels uint8[h, w, 3], got {image.dtype}{list(image.shape)}")
 
 
 def encode_png(image: Rgb) -> bytes:
@@ -102,13 +119,33 @@ def encode_png(image: Rgb) -> bytes:
 
     Raises InvalidPictureError where the array is no such picture.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise InvalidPictureError(
-            f"expected uint8[h, w, 3] with pixels in it, got {image.dtype}{list(image.shape)}"
-        )
+    check_rgb(image)
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
+
+
+@contextmanager
+def _damage_named(opener: type[ImageFile]) -> Iterator[None]:
+    """What Pillow raises of a file, as our errors."""
+    try:
+        yield
+    except _PILLOW_ERRORS as error:
+        raise UndecodablePictureError(f"damaged {opener.format} picture: {error}") from error
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise PictureTooLargeError("picture does not fit in memory: send a smaller one") from error
+
+
+def _load(
+    opener: type[ImageFile], data: bytes, size: tuple[int, int], limits: ImageLimits
+) -> tuple[Rgb, int]:
+    """Pixels as they are stored, and their orientation; Pillow's own are gone once this returns."""
+    with opener(io.BytesIO(data)) as file:
+        _check_size(file.size, getattr(file, "n_frames", 1), limits)
+        if file.size != size:
+            raise UndecodablePictureError(f"picture of {file.size} pixels announces {size}")
+        file.load()
+        return _to_rgb(file), _orientation(file.info.get("exif", b""))
 
 
 def _opener(data: bytes) -> type[ImageFile]:
@@ -123,10 +160,6 @@ def _opener(data: bytes) -> type[ImageFile]:
         return BmpImageFile
     what = "no bytes" if not data else "not a picture of a known format"
     raise UndecodablePictureError(f"{what}: send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-
-
-def _name(opener: type[ImageFile]) -> str:
-    return str(opener.format)
 
 
 def _check_size(size: tuple[int, int], num_frames: int, limits: ImageLimits) -> None:
@@ -160,6 +193,18 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
 
 
 def _to_rgb(image: Image.Image) -> Rgb:
+    width, height = image.size
+    num_rows = max(1, STRIP_PIXELS // width)
+    if num_rows >= height:
+        return _strip_to_rgb(image)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, num_rows):
+        bottom = min(top + num_rows, height)
+        rgb[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Rgb:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255: everything but the deepest shadows turns white.
         wide = np.asarray(image).astype(np.uint32).clip(0, 65535)

@@ -2,34 +2,41 @@
 
 ::
 
-    caller's thread:  check room -> decode each picture ─┐
-    worker's thread:                                     └> detect -> choose -> align -> embed all together
+    caller's thread:  read headers -> reserve room -> decode each picture ─┐
+    worker's thread:                  detect -> choose -> align each picture <┘ -> embed all together
 
 Decoding runs in as many threads as call; torch runs in one, the batcher's.
+
+Memory: a call holds the pixels of one part of its pictures, at most batch_pixels_max of them or one larger
+picture; all callers together hold queue_pixels_max. What does not fit is refused before it is decoded.
+
+Deadlines: looked at before each picture is decoded, while a call waits, before each picture's faces are
+looked for, and before each EMBED_FACES of faces are embedded. A step that has begun runs to its end: the
+longest is one picture's detection, bounded by pyramid_pixels_max. A caller is told of its deadline at once
+while the worker works, and at the end of the picture while it decodes itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.config import Settings
 from engine.embedding.align import align
-from engine.embedding.batcher import Batcher, BatcherSettings
+from engine.embedding.batcher import Batcher, BatcherSettings, IsLate, late_error
 from engine.embedding.detect import WINDOW_PX, Detector, DetectorSettings
 from engine.embedding.embed import Embedder
-from engine.embedding.images import ImageLimits, decode
-from engine.errors import EngineError, InvalidInputError, OverloadedError
+from engine.embedding.images import ImageLimits, decode, encode_png, read_size
+from engine.errors import EngineError, InvalidInputError, OverloadedError, SettingsError
 from engine.types import EmbeddedFace, Face, FaceChoice, Rgb, Vectors
 
-Item = TypeVar("Item")
-
+EMBED_FACES = 32
+"""Faces after which deadlines are looked at again while a batch is embedded; one picture may have more."""
 WARM_UP_PX = 320
 """Side of the picture that `warm_up` sends."""
 
@@ -42,26 +49,40 @@ class PipelineSettings(Settings, frozen=True, kw_only=True):
     detector: DetectorSettings = DetectorSettings()
     """What counts as a face."""
     batcher: BatcherSettings = BatcherSettings()
-    """How many pictures are worked on at once, and how many may wait."""
+    """How many pictures are worked on at once, and how many may be in hand."""
+
+    def __post_init__(self) -> None:
+        if self.limits.pixels_max > self.batcher.queue_pixels_max:
+            raise SettingsError(
+                f"limits.pixels_max is {self.limits.pixels_max}: pictures so large would never be admitted,"
+                f" as batcher.queue_pixels_max is {self.batcher.queue_pixels_max}",
+                hint="Lower the first or raise the second.",
+            )
 
 
 DEFAULT_SETTINGS = PipelineSettings()
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a call wants of each of its pictures."""
+
+    choice: FaceChoice
+    min_face_px: int | None
+    is_to_embed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Work:
-    """One item of the batcher: a decoded picture, or a ready crop."""
+    """One item of the batcher: a decoded picture."""
 
     pixels: Rgb
-    is_crop: bool = False
-    choice: FaceChoice = FaceChoice.ALL
-    min_face_px: int | None = None
-    is_to_embed: bool = False
+    asked: _Asked
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What became of one _Work: templates are those of the crops, and crops those of the faces."""
+    """What became of one picture: templates are those of the crops, and crops those of the faces."""
 
     faces: list[Face] = field(default_factory=list)
     crops: list[Rgb] = field(default_factory=list)
@@ -101,9 +122,9 @@ class Pipeline:
 
         No face is an empty list. `min_face_px` overrides the detector's, `deadline` is in seconds of
         `time.monotonic`. Raises InvalidInputError for a min_face_px that cannot be, OverloadedError with
-        nothing begun where the queue is full, DeadlineError, and UnavailableError once closed.
+        nothing begun where too much is in hand, DeadlineError, and UnavailableError once closed.
         """
-        answers = self._run(pictures, choice, min_face_px, deadline, is_to_embed=False)
+        answers = self._run(pictures, _Asked(choice, min_face_px, is_to_embed=False), deadline)
         return [answer if isinstance(answer, EngineError) else answer.faces for answer in answers]
 
     def embed(
@@ -114,104 +135,103 @@ class Pipeline:
         deadline: float | None = None,
     ) -> list[list[EmbeddedFace] | EngineError]:
         """As `detect`, each face with its template of unit length under the embedder's contract."""
-        answers = self._run(pictures, choice, min_face_px, deadline, is_to_embed=True)
+        answers = self._run(pictures, _Asked(choice, min_face_px, is_to_embed=True), deadline)
         return [answer if isinstance(answer, EngineError) else _embedded(answer) for answer in answers]
-
-    def embed_crops(self, crops: NDArray[np.uint8], deadline: float | None = None) -> Vectors:
-        """Templates float32[n, d] of crops uint8[n, size, size, 3] aligned for the embedder.
-
-        Raises what `detect` raises, and InvalidInputError for crops of another shape or type.
-        """
-        size = self.embedder.alignment.size_px
-        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
-            raise InvalidInputError(
-                f"expected crops uint8[n, {size}, {size}, 3], got {crops.dtype}{list(crops.shape)}"
-            )
-        templates = [np.empty((0, self.embedder.contract.dimension), np.float32)]
-        for part in self._parts([_Work(crop, is_crop=True) for crop in crops]):
-            answers = self._batcher.submit(part, deadline)
-            templates.extend(_unless_error(answer).templates for answer in answers)
-        return np.concatenate(templates)
 
     def warm_up(self) -> None:
         """Send a synthetic picture and crop through, so that the first caller finds all parts warm."""
         rng = np.random.default_rng(0)
         size = self.embedder.alignment.size_px
-        picture = _Work(rng.integers(0, 256, (WARM_UP_PX, WARM_UP_PX, 3), np.uint8))
-        crop = _Work(rng.integers(0, 256, (size, size, 3), np.uint8), is_crop=True)
-        for answer in self._batcher.submit([picture, crop]):
-            _unless_error(answer)
+        picture = encode_png(rng.integers(0, 256, (WARM_UP_PX, WARM_UP_PX, 3), np.uint8))
+        (outcome,) = self.detect([picture])
+        # Settings may allow smaller pictures only; that is no reason not to start.
+        if isinstance(outcome, EngineError) and not isinstance(outcome, InvalidInputError):
+            raise outcome
+        self.embedder.embed(rng.integers(0, 256, (1, size, size, 3), np.uint8))
 
     def close(self) -> None:
         """Finish what waits, then stop the worker; later calls raise UnavailableError. May be repeated."""
         self._batcher.close()
 
     def _run(
-        self,
-        pictures: Sequence[bytes],
-        choice: FaceChoice,
-        min_face_px: int | None,
-        deadline: float | None,
-        *,
-        is_to_embed: bool,
+        self, pictures: Sequence[bytes], asked: _Asked, deadline: float | None
     ) -> list[_Answer | EngineError]:
-        if min_face_px is not None and min_face_px < WINDOW_PX:
-            raise InvalidInputError(f"min_face_px is {min_face_px}; it must be at least {WINDOW_PX}")
-        self._batcher.refuse_if_full(min(len(pictures), self._part_items_max), deadline)
+        if asked.min_face_px is not None and asked.min_face_px < WINDOW_PX:
+            raise InvalidInputError(f"min_face_px is {asked.min_face_px}; it must be at least {WINDOW_PX}")
         answers: list[_Answer | EngineError] = []
-        # A part at a time is decoded, so that a call of many large pictures does not hold them all.
-        for part in self._parts(pictures):
-            slots = [self._prepare(data, choice, min_face_px, is_to_embed=is_to_embed) for data in part]
-            ready = [slot for slot in slots if isinstance(slot, _Work)]
-            done = iter(self._submit(ready, deadline, is_begun=bool(answers)))
-            answers.extend(next(done) if isinstance(slot, _Work) else slot for slot in slots)
+        for part, pixels in self._parts(pictures, asked):
+            try:
+                answers.extend(self._batcher.submit(self._works(part, asked), pixels, deadline))
+            except OverloadedError as error:
+                # It refuses a call that has not begun; later it is the outcome of the pictures it hits.
+                if not answers:
+                    raise
+                answers.extend([error] * len(part))
         return answers
 
-    def _prepare(
-        self, data: bytes, choice: FaceChoice, min_face_px: int | None, *, is_to_embed: bool
-    ) -> _Work | EngineError:
+    def _parts(
+        self, pictures: Sequence[bytes], asked: _Asked
+    ) -> Iterator[tuple[list[bytes | EngineError], list[int]]]:
+        """The pictures, or what is wrong with them, and their pixels, in parts that fit into one batch.
+
+        At least one part, so that a closed pipeline and a deadline are noticed also without pictures.
+        """
+        settings = self.settings.batcher
+        items_max = min(settings.batch_items_max, settings.queue_items_max)
+        pixels_max = min(settings.batch_pixels_max, settings.queue_pixels_max)
+        part: list[bytes | EngineError] = []
+        pixels: list[int] = []
+        for data in pictures:
+            checked, num_pixels = self._check(data, asked)
+            if part and (len(part) == items_max or sum(pixels) + num_pixels > pixels_max):
+                yield part, pixels
+                part, pixels = [], []
+            part.append(checked)
+            pixels.append(num_pixels)
+        yield part, pixels
+
+    def _check(self, data: bytes, asked: _Asked) -> tuple[bytes | EngineError, int]:
+        """Look at the header of a picture: itself or what is wrong with it, and its pixels."""
         try:
-            pixels = decode(data, self.settings.limits)
+            width, height = read_size(data, self.settings.limits)
+            self.detector.check_size(width, height, asked.min_face_px)
+        except EngineError as error:
+            return error, 0
+        return data, width * height
+
+    def _works(self, part: Iterable[bytes | EngineError], asked: _Asked) -> Iterator[_Work | EngineError]:
+        """Decode one by one, as the batcher asks for them."""
+        for data in part:
+            if isinstance(data, EngineError):
+                yield data
+                continue
+            try:
+                yield _Work(decode(data, self.settings.limits), asked)
+            except EngineError as error:
+                yield error
+
+    def _process(self, batch: Sequence[_Work], is_late: IsLate) -> list[_Answer | EngineError]:
+        """One batch, in the batcher's thread: faces of each picture, then templates of all crops."""
+        answers = [late_error() if is_late(i) else self._find(work) for i, work in enumerate(batch)]
+        start = 0
+        for end in _group_ends(answers):
+            group = [late_error() if is_late(i) else answers[i] for i in range(start, end)]
+            answers[start:end] = self._with_templates(group)
+            start = end
+        return answers
+
+    def _find(self, work: _Work) -> _Answer | EngineError:
+        try:
+            (faces,) = self.detector.detect([work.pixels], work.asked.min_face_px)
+            return self._cut(work, faces)
         except EngineError as error:
             return error
-        return _Work(pixels, choice=choice, min_face_px=min_face_px, is_to_embed=is_to_embed)
-
-    def _submit(
-        self, work: Sequence[_Work], deadline: float | None, *, is_begun: bool
-    ) -> list[_Answer | EngineError]:
-        """Overload refuses a call that has not begun; later it is the outcome of the pictures it hits."""
-        try:
-            return self._batcher.submit(work, deadline)
-        except OverloadedError as error:
-            if not is_begun:
-                raise
-            return [error] * len(work)
-
-    @property
-    def _part_items_max(self) -> int:
-        return min(self.settings.batcher.batch_items_max, self.settings.batcher.queue_items_max)
-
-    def _parts(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-        size = self._part_items_max
-        return (items[start : start + size] for start in range(0, len(items), size))
-
-    def _process(self, batch: Sequence[_Work]) -> list[_Answer | EngineError]:
-        """One batch, in the batcher's thread: faces of all pictures, then templates of all crops."""
-        answers: list[_Answer | EngineError] = [
-            _Answer(crops=[work.pixels]) if work.is_crop else _Answer() for work in batch
-        ]
-        for min_face_px in {work.min_face_px for work in batch if not work.is_crop}:
-            same = [i for i, work in enumerate(batch) if not work.is_crop and work.min_face_px == min_face_px]
-            found = self.detector.detect([batch[i].pixels for i in same], min_face_px)
-            for i, faces in zip(same, found, strict=True):
-                answers[i] = self._cut(batch[i], faces)
-        return self._with_templates(answers)
 
     def _cut(self, work: _Work, faces: Sequence[Face]) -> _Answer | EngineError:
         """The chosen faces of one picture, with their crops where templates are asked for."""
         height, width = work.pixels.shape[:2]
-        chosen = choose(faces, work.choice, width, height)
-        if not work.is_to_embed:
+        chosen = choose(faces, work.asked.choice, width, height)
+        if not work.asked.is_to_embed:
             return _Answer(chosen)
         try:
             crops = [align(work.pixels, face.keypoints, self.embedder.alignment) for face in chosen]
@@ -263,7 +283,14 @@ def _embedded(answer: _Answer) -> list[EmbeddedFace]:
     ]
 
 
-def _unless_error(answer: _Answer | EngineError) -> _Answer:
-    if isinstance(answer, EngineError):
-        raise answer
-    return answer
+def _group_ends(answers: Sequence[_Answer | EngineError]) -> list[int]:
+    """Where to cut the answers into groups of at most EMBED_FACES crops, or one picture's."""
+    ends = []
+    num_crops = 0
+    for i, answer in enumerate(answers):
+        more = len(answer.crops) if isinstance(answer, _Answer) else 0
+        if num_crops and num_crops + more > EMBED_FACES:
+            ends.append(i)
+            num_crops = 0
+        num_crops += more
+    return [*ends, len(answers)]

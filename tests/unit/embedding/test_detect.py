@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from engine.config import build
-from engine.embedding import facenet
+from engine.embedding import detect, facenet
 from engine.embedding.detect import (
     WINDOW_PX,
     Detector,
@@ -19,6 +22,7 @@ from engine.embedding.detect import (
     Floats,
     Ints,
     _WindowSums,
+    first_level_pixels,
     pyramid,
     suppress,
 )
@@ -27,6 +31,12 @@ from engine.errors import DeviceError, InvalidInputError, InvalidPictureError, S
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
+    return Detector("cpu")
+
+
+@cache
+def one_detector() -> Detector:
+    """For a test of many examples, which may change its settings."""
     return Detector("cpu")
 
 
@@ -110,6 +120,16 @@ def test_levels_equal_torchs_area_interpolation(rng: np.random.Generator, height
         np.testing.assert_allclose(_WindowSums(image).level(*size), expected, rtol=2e-7)
 
 
+def test_a_level_made_by_parts_equals_one_made_at_once(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    sums = _WindowSums(rng.integers(0, 256, (120, 90, 3), np.uint8))
+    at_once = sums.level(37, 28)
+    for num_pixels in (1, 90, 500, 90 * 36, 90 * 37):
+        monkeypatch.setattr(detect, "LEVEL_ROWS_PIXELS", num_pixels)
+        np.testing.assert_array_equal(sums.level(37, 28), at_once)
+
+
 def test_crops_equal_torchs_area_interpolation_smaller_and_larger(rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (90, 120, 3), np.uint8)
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -141,11 +161,59 @@ def test_pyramid_ends_where_the_window_no_longer_fits() -> None:
     np.testing.assert_allclose(np.array(scales[1:]) / scales[:-1], 0.709)
 
 
+@given(height=st.integers(1, 400), width=st.integers(1, 400), minimum=st.integers(12, 90))
+def test_the_first_level_has_the_pixels_said(height: int, width: int, minimum: int) -> None:
+    scales = pyramid(height, width, minimum, 0.709)
+    said = first_level_pixels(height, width, minimum)
+    if not scales:
+        # Twelve over the minimum is not always exact: a picture just as small may be given a level or not.
+        assert said == 0 or min(height, width) == minimum
+    else:
+        assert said == int(height * scales[0] + 1) * int(width * scales[0] + 1)
+
+
+@given(
+    height=st.integers(1, 900),
+    width=st.integers(1, 900),
+    minimum=st.integers(12, 60),
+    most=st.integers(144, 20_000),
+)
+def test_pictures_with_too_large_a_pyramid_are_refused_with_the_least_minimum_that_works(
+    height: int, width: int, minimum: int, most: int
+) -> None:
+    small = one_detector()
+    small.settings = DetectorSettings(pyramid_pixels_max=most)
+    try:
+        small.check_size(width, height, minimum)
+    except InvalidInputError as error:
+        least = int(error.message.rsplit(" ", 1)[1])
+        assert least > minimum
+        assert first_level_pixels(height, width, least - 1) > most
+        small.check_size(width, height, least)
+    else:
+        assert first_level_pixels(height, width, minimum) <= most
+
+
+def test_fifty_megapixels_are_searched_at_the_default_minimum_and_not_far_below(detector: Detector) -> None:
+    detector.check_size(10_000, 5_000)
+    detector.check_size(32_000, 1_562)
+    detector.check_size(32_000, 20, 21)
+    with pytest.raises(InvalidInputError, match=r"7071x7071 pixels: its min_face_px must be at least 35$"):
+        detector.check_size(7071, 7071, 12)
+
+
+def test_a_picture_with_too_large_a_pyramid_is_refused_before_any_work() -> None:
+    small = Detector("cpu", DetectorSettings(pyramid_pixels_max=400))
+    assert small.detect([np.zeros((40, 50, 3), np.uint8)], 40) == [[]]
+    with pytest.raises(InvalidInputError, match="must be at least 28"):
+        small.detect([np.zeros((40, 50, 3), np.uint8)], 20)
+
+
 def test_no_pictures_give_no_answers(detector: Detector) -> None:
     assert detector.detect([]) == []
 
 
-@pytest.mark.parametrize("size", [(0, 0), (1, 1), (10, 10), (11, 300), (39, 39), (40, 40)])
+@pytest.mark.parametrize("size", [(1, 1), (10, 10), (11, 300), (39, 39), (40, 40)])
 def test_pictures_too_small_for_a_face_give_none(detector: Detector, size: tuple[int, int]) -> None:
     assert detector.detect([np.full((*size, 3), 128, np.uint8)]) == [[]]
 
@@ -162,10 +230,16 @@ def test_a_minimum_below_the_window_is_refused(detector: Detector, minimum: int)
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((50, 50), np.uint8), np.zeros((50, 50, 4), np.uint8), np.zeros((50, 50, 3), np.float32)]
+    "bad",
+    [
+        np.zeros((50, 50), np.uint8),
+        np.zeros((50, 50, 4), np.uint8),
+        np.zeros((50, 50, 3), np.float32),
+        np.zeros((0, 0, 3), np.uint8),
+    ],
 )
 def test_what_is_no_picture_is_refused(detector: Detector, bad: Floats) -> None:
-    with pytest.raises(InvalidPictureError, match="expected uint8"):
+    with pytest.raises(InvalidPictureError, match="expected pixels uint8"):
         detector.detect([bad])  # type: ignore[list-item]
 
 

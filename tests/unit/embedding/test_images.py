@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.embedding.images import ImageLimits, decode, encode_png
+from engine.embedding import images
+from engine.embedding.images import ImageLimits, decode, encode_png, read_size
 from engine.errors import (
     EngineError,
     InvalidPictureError,
@@ -75,7 +76,7 @@ def test_png_round_trip() -> None:
     "bad", [np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))]
 )
 def test_what_is_no_picture_is_not_encoded(bad: Rgb) -> None:
-    with pytest.raises(InvalidPictureError, match="expected uint8"):
+    with pytest.raises(InvalidPictureError, match="expected pixels uint8"):
         encode_png(bad)
 
 
@@ -219,6 +220,48 @@ def test_the_size_of_a_webp_is_checked_before_it_is_opened(lossless: bool) -> No
     assert decode(data, ImageLimits(pixels_max=600)).shape == (20, 30, 3)
     with pytest.raises(PictureTooLargeError, match="30x20"):
         decode(data, ImageLimits(pixels_max=599))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_the_size_is_read_from_the_header_alone(kind: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (90, 70, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    assert read_size(data) == (70, 90)
+    assert read_size(data[: len(data) // 2]) == (70, 90)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", UndecodablePictureError),
+        (b"\xff\xd8\xff", UndecodablePictureError),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", UndecodablePictureError),
+        (png_header(0, 5), UndecodablePictureError),
+        (png_header(9_000, 9_000), PictureTooLargeError),
+        (webp_header(16_000, 16_000), PictureTooLargeError),
+    ],
+)
+def test_a_header_that_is_refused_has_no_size(data: bytes, expected: type[EngineError]) -> None:
+    with pytest.raises(expected):
+        read_size(data)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "I;16", "P", "RGBA", "LA", "CMYK"])
+@pytest.mark.parametrize("strip_pixels", [1, 32, 100, 767])
+def test_converting_by_strips_gives_what_converting_at_once_gives(
+    monkeypatch: pytest.MonkeyPatch, mode: str, strip_pixels: int
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 85)
+    else:
+        image = Image.fromarray(gradient()).convert("RGBA").convert(mode)
+    options: dict[str, object] = {"quality": 95} if mode == "CMYK" else {"optimize": True}
+    if mode == "P":
+        options["transparency"] = 3
+    data = encoded(image, "JPEG" if mode == "CMYK" else "PNG", **options)
+    at_once = decode(data)
+    monkeypatch.setattr(images, "STRIP_PIXELS", strip_pixels)
+    np.testing.assert_array_equal(decode(data), at_once)
 
 
 def test_a_bomb_takes_no_memory() -> None:
