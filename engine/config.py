@@ -33,7 +33,9 @@ def read_file(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from error
+        raise SettingsError(
+            f"cannot read settings file {path}: {error.strerror}", hint="Check the path of --config."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not valid TOML: {error}") from error
 
@@ -53,7 +55,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def build(kind: type[S], values: Mapping[str, Any]) -> S:
     """Make settings of `kind` from plain values.
 
-    Raises SettingsError naming the key, what was expected, and the nearest known key for a typing error.
+    Raises SettingsError naming the key, what was expected, and for a typing error the nearest known key of
+    the same table.
     """
     try:
         return msgspec.convert(dict(values), kind)
@@ -65,15 +68,18 @@ def _nearest(kind: type[Settings], message: str) -> str:
     if "unknown field" not in message:
         return ""
     wrong = message.split("`")[1]
-    known = _all_keys(kind)
+    # Only what follows the last `$` is msgspec's own: a key may be called anything.
+    for table in message.rpartition("`$")[2].rstrip("`").split(".")[1:]:
+        kind = _tables(kind).get(table, kind)
+    known = [field.encode_name for field in msgspec.structs.fields(kind)]
     close = difflib.get_close_matches(wrong, known, n=1)
     return f"; did you mean `{close[0]}`?" if close else f"; known keys: {', '.join(sorted(known))}"
 
 
-def _all_keys(kind: type[Settings]) -> set[str]:
-    keys: set[str] = set()
-    for field in msgspec.structs.fields(kind):
-        keys.add(field.encode_name)
-        if isinstance(field.type, type) and issubclass(field.type, Settings):
-            keys |= _all_keys(field.type)
-    return keys
+def _tables(kind: type[Settings]) -> dict[str, type[Settings]]:
+    """The tables directly in settings of a kind."""
+    return {
+        field.encode_name: field.type
+        for field in msgspec.structs.fields(kind)
+        if isinstance(field.type, type) and issubclass(field.type, Settings)
+    }

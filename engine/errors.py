@@ -69,7 +69,10 @@ class InvalidVectorError(InvalidInputError):
     """A vector of wrong length, not finite, zero, or not of unit length."""
 
     reason = "INVALID_VECTOR"
-    hint = "Send unit-length little-endian float32 of the gallery's dimension, or ask for normalisation."
+    hint = (
+        "Send unit-length little-endian float32 of the gallery's dimension, or set normalize: in Python, give"
+        " RawVector(vector)."
+    )
 
 
 class InvalidIdError(InvalidInputError):
@@ -90,6 +93,7 @@ class UndecodablePictureError(InvalidPictureError):
     """Bytes that are no picture, or a damaged one."""
 
     reason = "UNDECODABLE_PICTURE"
+    hint = "Check that the file is a whole picture."
 
 
 class PictureTooLargeError(InvalidPictureError):
@@ -241,7 +245,7 @@ class SettingsError(OperatorError):
     """A key or value in the settings that cannot be."""
 
     reason = "INVALID_SETTINGS"
-    hint = "Correct the key that the message names."
+    hint = "Change the settings as the message says."
 
 
 class DataFolderError(OperatorError):

@@ -300,6 +300,8 @@ class EnrollResult:
     """Byte-equal to one already there."""
     num_evicted: int
     is_new_identity: bool
+    num_replaced: int = 0
+    """Templates of before that `replace` dropped; evicted ones are not among them."""
 
 
 @dataclass(frozen=True, slots=True)

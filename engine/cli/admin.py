@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from engine.cli import output
-from engine.cli.arguments import Verbs, add_server_options, name
+from engine.cli.arguments import Verbs, add_server_options, gallery_name
 from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
 from engine.errors import EngineError
@@ -15,7 +15,10 @@ from engine.errors import EngineError
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
     status = verbs.add_parser(
-        "status", help="say what the server is and holds", description="Say what the server is and holds."
+        "status",
+        help="say what the server is and holds",
+        description="Say what the server is and holds. Of each gallery, sequence is the number of its last"
+        " write, and generation the number of its index, 0 or - until one is built.",
     )
     status.set_defaults(run=_status)
     add_server_options(status)
@@ -26,7 +29,7 @@ def add_verbs(verbs: Verbs) -> None:
         " --timeout-s does not apply.",
         epilog="example:\n  identiface build staff\n",
     )
-    build.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
+    build.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
     build.set_defaults(run=_build)
     add_server_options(build)
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import unicodedata
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from engine.client.client import TIMEOUT_S
+from engine.errors import InvalidIdError
+from engine.rules import GALLERY_ID, check_identity_id
 from engine.types import K_MAX
-from engine.wire.address import DEFAULT_ADDRESS, can_be_dialled
+from engine.wire.address import DEFAULT_ADDRESS, PORT_MAX, can_be_dialled
 from engine.wire.values import FACE_PX_MIN
 
 SERVER_VARIABLE = "IDENTIFACE_SERVER"
@@ -32,8 +35,16 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse as argparse does, and remember what was given for a complaint about it."""
+        self._given = [] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit with 2."""
+        is_short = any(text != "-h" and re.match(r"-[^-]", text) for text in getattr(self, "_given", ()))
+        if is_short and message.startswith(("unrecognized arguments", "the following arguments")):
+            message += "; put -- before a name that begins with -"
         sys.stderr.write(f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
         raise SystemExit(2)
 
@@ -86,15 +97,18 @@ def add_face_options(parser: argparse.ArgumentParser, choices: tuple[str, ...], 
         "--min-face-px",
         metavar="PIXELS",
         type=face_px,
-        help="smallest face to look for, in pixels of its box's side; smaller takes longer and finds more"
-        " that is none (default: the server's setting, 40)",
+        help=f"size of face at which the search starts, in pixels of its box's side, {FACE_PX_MIN} or more;"
+        " boxes may come out down to about half of it; smaller takes longer and finds more that is none"
+        " (default: the server's setting, 40)",
     )
 
 
 def address(text: str) -> str:
     """Take HOST:PORT."""
     if not can_be_dialled(text):
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT, for example {DEFAULT_ADDRESS}, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected HOST:PORT with a port up to {PORT_MAX}, for example {DEFAULT_ADDRESS}, not {text!r}"
+        )
     return text
 
 
@@ -106,6 +120,27 @@ def name(text: str) -> str:
     except UnicodeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8") from error
     return unicodedata.normalize("NFC", text)
+
+
+def gallery_name(text: str) -> str:
+    """Take what a gallery or an alias may be called."""
+    text = name(text)
+    if not GALLERY_ID.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            "expected 1 to 63 lower-case letters, digits, - and _, beginning with a letter or digit, not"
+            f" {text[:80]!r}"
+        )
+    return text
+
+
+def identity_name(text: str) -> str:
+    """Take what an identity may be called."""
+    text = name(text)
+    try:
+        check_identity_id(text)
+    except InvalidIdError as error:
+        raise argparse.ArgumentTypeError(error.message.replace("identity_id", "the identity", 1)) from error
+    return text
 
 
 def attribute(text: str) -> tuple[str, str]:

@@ -14,7 +14,8 @@ from engine.cli.arguments import (
     add_face_options,
     add_server_options,
     candidates,
-    name,
+    gallery_name,
+    identity_name,
     npy,
     png,
     similarity,
@@ -104,7 +105,7 @@ def _add_identify(verbs: Verbs) -> None:
         description="Ask who is in a picture.",
         epilog=_IDENTIFY,
     )
-    identify.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
+    identify.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
     add_pictures(identify)
     identify.add_argument(
         "--k",
@@ -240,7 +241,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     if arguments.pictures is None and len(given) != 3:
         raise UsageError("give GALLERY IDENTITY PICTURE, or --pictures with two pictures")
     try:
-        claimed = [name(text) for text in given[:2]]
+        claimed = [take(text) for take, text in zip((gallery_name, identity_name), given, strict=False)]
     except argparse.ArgumentTypeError as error:
         raise UsageError(str(error)) from error
     typed = arguments.pictures or given[2:]
@@ -259,14 +260,20 @@ def _verify(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(output.verification_json(answer))
     else:
-        print_lines(output.verification_lines(answer))
+        what = f"{files[-1].name} as {claimed[1]}" if claimed else f"{files[0].name} and {files[1].name}"
+        print_lines(output.verification_lines(what, answer))
 
 
 def _find_pictures(arguments: argparse.Namespace) -> list[PictureFile]:
     """Find the pictures given, before a server is asked or waited for."""
     files = find_pictures(arguments.pictures)
-    if getattr(arguments, "plot", None) is not None and len(files) > 1:
+    plot: Path | None = getattr(arguments, "plot", None)
+    if plot is not None and len(files) > 1:
         raise UsageError(f"--plot draws on one picture, but {len(files)} are given")
+    if plot is not None and not plot.parent.is_dir():
+        raise InvalidInputError(
+            f"cannot write {plot}: there is no folder {plot.parent}", hint="Make it first."
+        )
     return files
 
 
@@ -311,7 +318,8 @@ def _plot(arguments: argparse.Namespace, asked: Asked[Any], labels: Sequence[Lab
 
     _write(arguments.plot, encode_png(draw_faces(decode(asked.data), labels)))
     if not arguments.json:
-        print_lines([f"drawn on {arguments.plot}"])
+        nothing = "" if labels else ", with nothing on it: no face was found"
+        print_lines([f"drawn on {arguments.plot}{nothing}"])
 
 
 def _write_rows(path: Path, rows: Sequence[Vector], dimension: int) -> None:

@@ -9,6 +9,7 @@ from engine.cli.arguments import (
     UsageError,
     Verbs,
     add_server_options,
+    gallery_name,
     name,
     similarity,
     whole,
@@ -46,7 +47,7 @@ example:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verb `gallery` and those below it."""
-    summary = "make, list, describe and remove galleries"
+    summary = "make, list, describe, change and remove galleries, and give them aliases"
     gallery = verbs.add_parser("gallery", help=summary, description=f"{summary.capitalize()}.")
     below = gallery.add_subparsers(dest="gallery_verb", metavar="VERB", required=True, title="verbs")
     _add_create(below)
@@ -54,7 +55,7 @@ def add_verbs(verbs: Verbs) -> None:
     listed.set_defaults(run=_list)
     add_server_options(listed)
     show = below.add_parser("show", help="describe one gallery", description="Describe one gallery.")
-    show.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
+    show.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
     show.set_defaults(run=_show)
     add_server_options(show)
     _add_update(below)
@@ -63,14 +64,16 @@ def add_verbs(verbs: Verbs) -> None:
         help="remove a gallery and all its files",
         description="Remove a gallery and all its files, without asking. An alias does not do here.",
     )
-    delete.add_argument("gallery", metavar="GALLERY", type=name, help="its own name")
+    delete.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="its own name")
     delete.set_defaults(run=_delete)
     add_server_options(delete)
     alias = below.add_parser(
         "alias", help="make, move or forget an alias", description="Make or move an alias.", epilog=_ALIAS
     )
-    alias.add_argument("alias", metavar="ALIAS", type=name, help="the second name")
-    alias.add_argument("gallery", metavar="GALLERY", type=name, nargs="?", help="the gallery it shall name")
+    alias.add_argument("alias", metavar="ALIAS", type=gallery_name, help="the second name")
+    alias.add_argument(
+        "gallery", metavar="GALLERY", type=gallery_name, nargs="?", help="the gallery it shall name"
+    )
     alias.add_argument("--delete", action="store_true", help="forget the alias; its gallery stays")
     alias.set_defaults(run=_alias)
     add_server_options(alias)
@@ -85,7 +88,10 @@ def _add_create(below: Verbs) -> None:
         epilog=_CREATE,
     )
     create.add_argument(
-        "gallery", metavar="GALLERY", type=name, help="lower-case letters, digits, - and _, at most 63"
+        "gallery",
+        metavar="GALLERY",
+        type=gallery_name,
+        help="lower-case letters, digits, - and _, at most 63",
     )
     create.add_argument(
         "--dimension",
@@ -119,7 +125,7 @@ def _add_update(below: Verbs) -> None:
         description="Change a gallery's settings; searches from then on go by them.",
         epilog=_UPDATE,
     )
-    update.add_argument("gallery", metavar="GALLERY", type=name, help="name or alias")
+    update.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
     _add_threshold(update, "default: unchanged")
     update.add_argument(
         "--clear-threshold", action="store_true", help="go back to the threshold of the network"
@@ -220,8 +226,9 @@ def _alias(arguments: argparse.Namespace) -> None:
     previous = None
     with open_client(arguments) as client:
         if arguments.delete:
+            previous = client.get_gallery(arguments.alias).gallery_id
             client.delete_alias(arguments.alias)
-            line = f"forgot alias {arguments.alias}"
+            line = f"forgot alias {arguments.alias} of {previous}"
         else:
             previous = client.set_alias(arguments.alias, arguments.gallery) or None
             before = f", before it named {previous}" if previous else ""

@@ -19,7 +19,14 @@ from engine.client import (
     ServerStatus,
 )
 from engine.errors import EngineError
-from engine.types import Box, Decision, EmbeddedFace, Face, RemoveResult
+from engine.types import Box, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
+
+_ORIGINS = {
+    ThresholdOrigin.CONTRACT: "network",
+    ThresholdOrigin.GALLERY: "gallery",
+    ThresholdOrigin.REQUEST: "request",
+}
+"""Whose a threshold is, in words for people."""
 
 
 def error_json(error: EngineError) -> Json:
@@ -74,7 +81,7 @@ def identification_lines(picture: str, faces: Sequence[FaceIdentification]) -> l
     first = faces[0]
     head = (
         f"{picture}: {count(len(faces), 'face')}; threshold {first.threshold:.4f} of the"
-        f" {first.threshold_origin.value}, {count(first.num_searched, 'template')} searched"
+        f" {_ORIGINS[first.threshold_origin]}, {count(first.num_searched, 'template')} searched"
     )
     rows: list[Sequence[object]] = []
     for number, face in enumerate(faces, start=1):
@@ -111,11 +118,11 @@ def verification_json(answer: FaceVerification) -> Json:
     }
 
 
-def verification_lines(answer: FaceVerification) -> list[str]:
-    """Say whether a claim holds."""
+def verification_lines(what: str, answer: FaceVerification) -> list[str]:
+    """Say whether a claim holds; `what` names picture and identity, or both pictures."""
     return [
-        f"{answer.decision.value}: similarity {answer.similarity:.4f}, threshold {answer.threshold:.4f}"
-        f" of the {answer.threshold_origin.value}"
+        f"{what}: {answer.decision.value}, similarity {answer.similarity:.4f},"
+        f" threshold {answer.threshold:.4f} of the {_ORIGINS[answer.threshold_origin]}"
     ]
 
 
@@ -171,6 +178,7 @@ def enroll_json(result: FaceEnrollResult) -> Json:
         "added": result.num_added,
         "ignored": result.num_ignored,
         "evicted": result.num_evicted,
+        "replaced": result.num_replaced,
         "template_ids": list(result.template_ids),
         "faces": [None if face is None else face_json(face) for face in result.faces],
         "sequence": result.sequence,
@@ -184,6 +192,8 @@ def enroll_lines(result: FaceEnrollResult) -> list[str]:
         done.append(f"{result.num_ignored} already there")
     if result.num_evicted:
         done.append(f"{result.num_evicted} evicted")
+    if result.num_replaced:
+        done.append(f"{result.num_replaced} of before dropped")
     kind = "new identity" if result.is_new_identity else "known identity"
     return [f"{result.identity_id}: {', '.join(done)} ({kind}, sequence {result.sequence})"]
 
@@ -272,7 +282,9 @@ def gallery_lines(gallery: ServedGallery) -> list[str]:
     """Describe a gallery."""
     told = gallery_json(gallery)
     told["aliases"] = ", ".join(gallery.aliases) or NONE
-    told["threshold"] = f"{told['threshold']:.4f} of the {told.pop('threshold_origin')}"
+    origin = ThresholdOrigin.CONTRACT if gallery.settings.threshold is None else ThresholdOrigin.GALLERY
+    told["threshold"] = f"{told['threshold']:.4f} of the {_ORIGINS[origin]}"
+    del told["threshold_origin"]
     return table(("", ""), [(key.replace("_", " "), value) for key, value in told.items()])
 
 

@@ -127,14 +127,19 @@ def ask_each(
     yield from _ask(chunk, ask)
 
 
+def item_name(error: EngineError, names: Sequence[str]) -> str | None:
+    """Look up the file of the item that an error's message is about; None: about no item."""
+    match = _ITEM.match(error.message)
+    if match is None:
+        return None
+    position = 1 if match[2] else int(match[1] or 0)
+    return names[position] if position < len(names) else None
+
+
 def name_items(error: EngineError, names: Sequence[str]) -> EngineError:
     """Call the items of a request, in an error's message, by the names of their files."""
-
-    def named(match: re.Match[str]) -> str:
-        position = 1 if match[2] else int(match[1] or 0)
-        return names[position] if position < len(names) else match[0]
-
-    message = _ITEM.sub(named, error.message)
+    name = item_name(error, names)
+    message = error.message if name is None else _ITEM.sub(lambda _: name, error.message)
     return type(error)(message, hint=error.hint, retry_after_s=error.retry_after_s)
 
 
@@ -159,8 +164,11 @@ def _pictures_of(folder: str) -> list[Path]:
             f"cannot read folder {folder}: {error.strerror}", hint="Check the path and its permissions."
         ) from error
     if not found:
+        is_deep = any(path.is_dir() for path in Path(folder).iterdir())
+        below = " of its own, and its subfolders are not searched" if is_deep else ""
         raise InvalidInputError(
-            f"folder {folder} holds no pictures", hint=f"Files ending in {', '.join(SUFFIXES)} are taken."
+            f"folder {folder} holds no pictures{below}",
+            hint=f"Files ending in {', '.join(SUFFIXES)} are taken.",
         )
     return found
 

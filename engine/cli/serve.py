@@ -8,11 +8,24 @@ from typing import Any
 
 from engine.cli.arguments import UsageError, Verbs, address, face_px
 from engine.wire.address import DEFAULT_ADDRESS
+from engine.wire.values import FACE_PX_MIN
 
 _EPILOG = """\
-Flags win over the settings file, which is TOML with the keys of ServeSettings: data, listen, port_file,
-threads, tables [embedding] and [galleries], and more. SIGTERM stops it after the work in progress; every
-answered write is on disk already, so kill -9 loses nothing, too.
+SIGTERM stops it after the work in progress; every answered write is on disk already, so kill -9 loses
+nothing, too.
+
+tables and keys of the settings file; flags win over it:
+  (above all tables)  data, listen, port_file, insecure, metrics_listen, threads, unary_queue_max,
+      streams_max, message_size_bytes_max, keepalive_s, max_connection_age_s, grace_s
+  [embedding]  model, device, num_threads
+  [embedding.pipeline.limits]  bytes_max, pixels_max, side_px_max, frames_max
+  [embedding.pipeline.detector]  min_face_px, thresholds, factor, pyramid_pixels_max, faces_max,
+      candidates_max
+  [embedding.pipeline.batcher]  batch_items_max, batch_pixels_max, wait_ms_max, queue_items_max,
+      queue_pixels_max
+  [galleries]  open_galleries_max, maintenance_s
+  [galleries.store]  map_size_bytes_max, commit_records_max, commit_ms_max, queue_writes_max, receipts_s
+  [galleries.index]  delta_rows_max, dead_share_max, journal_rows_max
 
 example:
   identiface serve --data faces
@@ -63,8 +76,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--min-face-px",
         metavar="PIXELS",
         type=face_px,
-        help="smallest face to look for where a request names none, in pixels of its box's side; smaller"
-        " takes longer and finds more that is none (default: 40)",
+        help="size of face at which the search starts where a request names none, in pixels of its box's"
+        f" side, {FACE_PX_MIN} or more; boxes may come out down to about half of it; smaller takes longer and"
+        " finds more that is none (default: 40)",
     )
     serve.add_argument(
         "--metrics-listen",
@@ -84,6 +98,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     base = {} if arguments.config is None else config.read_file(arguments.config)
     values = config.merge(base, _flags(arguments))
     if "data" not in values:
+        # A misspelt key, perhaps of this very one, is named first.
+        config.build(ServeSettings, {**values, "data": "."})
         raise UsageError("--data is needed: the folder that keeps all galleries")
     run(config.build(ServeSettings, values))
 

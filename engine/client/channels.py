@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from engine.errors import InvalidInputError, UnavailableError
+from engine.errors import EngineError, InvalidInputError, UnavailableError
 from engine.pb.identiface.v1.admin_pb2_grpc import AdminServiceStub
 from engine.pb.identiface.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceStub
@@ -112,9 +112,15 @@ class ChannelPool:
         try:
             yield connection
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from error
+            # The transport's own exception says nothing more, at length.
+            raise _noted(from_rpc_error(error, self.address)) from None
         except UnicodeEncodeError as error:
-            raise InvalidInputError(f"{error.object!r} cannot be sent: it is no Unicode text") from error
+            raise _noted(
+                InvalidInputError(f"{error.object!r} cannot be sent: it is no Unicode text")
+            ) from error
+        except EngineError as error:
+            _noted(error)
+            raise
         finally:
             with self._lock:
                 connection.num_outstanding -= 1
@@ -125,6 +131,13 @@ class ChannelPool:
             self._is_closed = True
         for connection in self._connections:
             connection.channel.close()
+
+
+def _noted(error: EngineError) -> EngineError:
+    """Show the hint below a traceback's last line, too; the message stays as it is."""
+    if error.hint and error.hint not in getattr(error, "__notes__", ()):
+        error.add_note(error.hint)
+    return error
 
 
 def _channel_options(address: str) -> list[tuple[str, int | str]]:

@@ -47,6 +47,8 @@ class EnrollmentCalls(Calls):
     ) -> FaceEnrollResult:
         """Add templates, from pictures or unit vectors, to an identity that is made where it is new.
 
+        Without samples only attributes and expiry are set: a new identity then has no templates and is not
+        found until it gets one. A vector that is not of unit length is given as RawVector.
         Attributes are merged; `contract_digest` of the vectors is checked against the gallery's. Raises
         GalleryNotFoundError, NoFaceError and other kinds of InvalidInputError naming the sample,
         TemplateLimitError, ContractMismatchError, NoEmbedderError.
@@ -79,7 +81,12 @@ class EnrollmentCalls(Calls):
         answers = exchange(
             self._pool,
             lambda connection: connection.enrollment.EnrollStream,
-            _enroll_requests(gallery_id, items, items_per_message, contract_digest),
+            _enroll_requests(
+                gallery_id,
+                items,
+                items_per_message,
+                contract_digest,
+            ),
             timeout_s,
         )
         for answer, identity_ids in answers:
@@ -226,7 +233,10 @@ class EnrollmentCalls(Calls):
 
 
 def _enroll_requests(
-    gallery_id: str, items: Iterable[EnrollItem], items_per_message: int, contract_digest: str
+    gallery_id: str,
+    items: Iterable[EnrollItem],
+    items_per_message: int,
+    contract_digest: str,
 ) -> Iterator[tuple[Message, tuple[str, ...]]]:
     for enrollments in batches(map(enrollment_message, items), items_per_message, _num_pictures):
         request = enrollment_pb2.EnrollStreamRequest(

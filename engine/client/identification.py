@@ -23,7 +23,10 @@ from engine.types import K_DEFAULT, FaceChoice
 
 
 class IdentificationCalls(Calls):
-    """Who is it, and is it really she."""
+    """Who is it, and is it really she.
+
+    Vectors must be of unit length; a RawVector may have any, and the server brings it to unit length.
+    """
 
     def identify(
         self,
@@ -98,7 +101,10 @@ class IdentificationCalls(Calls):
             self._pool,
             lambda connection: connection.identification.IdentifyStream,
             _identify_requests(
-                gallery_id, probes, probes_per_message, _options(k, threshold, contract_digest)
+                gallery_id,
+                probes,
+                probes_per_message,
+                _options(k, threshold, contract_digest),
             ),
             timeout_s,
         )

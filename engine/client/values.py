@@ -42,14 +42,23 @@ class Picture:
     choice: FaceChoice | None = None
     """None: the largest face; where faces are only found or embedded, all."""
     min_face_px: int | None = None
-    """Smallest face to look for, in pixels of its box's side; None: the server's setting."""
+    """Size of face at which the search starts, in pixels of its box's side, 12 or more; None: the server's
+    setting. Boxes may come out down to about half of it."""
     source: str = ""
     """The caller's own key of the picture, kept with the template; at most 255 bytes of UTF-8."""
 
 
-Probe = bytes | Picture | Vector
+@dataclass(frozen=True, slots=True)
+class RawVector:
+    """A vector of any length, which the server brings to unit length before it is used."""
+
+    vector: Vector
+    """float32[d]."""
+
+
+Probe = bytes | Picture | Vector | RawVector
 """What asks: a picture file, a picture with a choice of face, or a ready-made template float32[d]."""
-Sample = bytes | Picture | Vector | Template
+Sample = bytes | Picture | Vector | RawVector | Template
 """What is enrolled: as a probe, or a template with its quality and source."""
 
 
@@ -191,11 +200,21 @@ def probe_message(
     """Turn a probe into its message; `choice` and `min_face_px` are for bare bytes."""
     if isinstance(probe, bytes | bytearray | memoryview | Picture):
         return identification_pb2.Probe(picture=picture_message(probe, choice, min_face_px))
-    return identification_pb2.Probe(vector=pack_vector(_checked(probe)))
+    return identification_pb2.Probe(vector=_vector_message(probe))
 
 
 def enrollment_message(item: EnrollItem) -> enrollment_pb2.Enrollment:
-    """Turn an identity to enroll into its message."""
+    """Turn an identity to enroll into its message.
+
+    Raises InvalidInputError where the samples are one sample instead of a list.
+    """
+    is_one = isinstance(item.samples, bytes | bytearray | memoryview | str | Picture | Template | RawVector)
+    # A matrix is taken: its rows are vectors.
+    if is_one or getattr(item.samples, "ndim", 2) < 2:
+        raise InvalidInputError(
+            f"samples is a single {type(item.samples).__name__}: give a list of samples",
+            hint="Write [sample] instead of sample.",
+        )
     options = item.options
     lowest, none = enrollment_pb2.EVICT_POLICY_LOWEST_QUALITY, enrollment_pb2.EVICT_POLICY_UNSPECIFIED
     return enrollment_pb2.Enrollment(
@@ -210,23 +229,24 @@ def enrollment_message(item: EnrollItem) -> enrollment_pb2.Enrollment:
 
 def _sample_message(sample: Sample) -> enrollment_pb2.Sample:
     if isinstance(sample, Template):
-        vector = pack_vector(sample.vector)
+        vector = _vector_message(sample.vector)
         return enrollment_pb2.Sample(vector=vector, quality=sample.quality, source=sample.source)
     if isinstance(sample, Picture):
         return enrollment_pb2.Sample(picture=picture_message(sample, None, None), source=sample.source)
     if isinstance(sample, bytes | bytearray | memoryview):
         return enrollment_pb2.Sample(picture=pack_picture(bytes(sample)))
-    return enrollment_pb2.Sample(vector=pack_vector(_checked(sample)))
+    return enrollment_pb2.Sample(vector=_vector_message(sample))
 
 
-def _checked(sample: Any) -> Vector:
+def _vector_message(sample: Any) -> types_pb2.Vector:
+    if isinstance(sample, RawVector):
+        return pack_vector(sample.vector, normalize=True)
     if not hasattr(sample, "dtype"):
         raise InvalidInputError(
             f"expected a picture as bytes or a vector as numpy array, got {type(sample).__name__}",
             hint="Read a picture file with Path(...).read_bytes(); make a vector with numpy.array(...).",
         )
-    vector: Vector = sample
-    return vector
+    return pack_vector(sample)
 
 
 def served_gallery(message: gallery_pb2.Gallery) -> ServedGallery:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -292,7 +293,12 @@ def _bind(server: grpc.Server, host: str, port: int) -> int:
             probe.bind(address)
         return server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except OSError as error:
-        raise SettingsError(f"listen: cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise SettingsError(
+            f"listen: cannot listen on {host}:{port}: {error.strerror or error}",
+            hint="Stop what listens there, or choose another port with --listen; port 0 takes a free one."
+            if error.errno == errno.EADDRINUSE
+            else None,
+        ) from error
     except RuntimeError as error:
         raise SettingsError(f"listen: cannot listen on {host}:{port}") from error
 

@@ -11,7 +11,7 @@ from engine.config import Settings
 from engine.errors import SettingsError
 from engine.galleries import GalleriesSettings
 from engine.wire import MESSAGE_SIZE_BYTES_MAX
-from engine.wire.address import DEFAULT_ADDRESS, is_loopback, split_address
+from engine.wire.address import DEFAULT_ADDRESS, PORT_MAX, is_loopback, split_address
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -57,7 +57,10 @@ def read_address(text: str, key: str) -> tuple[str, int]:
     """Split HOST:PORT, an IPv6 host in brackets. Raises SettingsError naming the key."""
     parts = split_address(text)
     if parts is None:
-        raise SettingsError(f"{key} is {text!r}; it must be HOST:PORT, as {DEFAULT_ADDRESS} or [::1]:7300")
+        raise SettingsError(
+            f"{key} is {text!r}; it must be HOST:PORT with a port up to {PORT_MAX}, as {DEFAULT_ADDRESS} or"
+            " [::1]:7300"
+        )
     return parts
 
 

@@ -190,7 +190,14 @@ def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> 
     )
     num_twins = len(plan.given) - sum(isinstance(item, Template) for item in _distinct(plan.given))
     return EnrollResult(
-        change.sequence, enrollment.identity_id, ids, len(added), num_twins, len(plan.evicted), record is None
+        change.sequence,
+        enrollment.identity_id,
+        ids,
+        len(added),
+        num_twins,
+        len(plan.evicted),
+        record is None,
+        sum(not _holds(plan.evicted, template_id) for template_id in dropped),
     )
 
 

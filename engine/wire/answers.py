@@ -149,6 +149,7 @@ def pack_enroll_result(
         num_ignored=result.num_ignored,
         num_evicted=result.num_evicted,
         is_new_identity=result.is_new_identity,
+        num_replaced=result.num_replaced,
     )
 
 
@@ -164,6 +165,7 @@ def unpack_enroll_result(
         num_ignored=message.num_ignored,
         num_evicted=message.num_evicted,
         is_new_identity=message.is_new_identity,
+        num_replaced=message.num_replaced,
     )
     faces = tuple(
         unpack_face(template.face) if template.HasField("face") else None for template in message.templates

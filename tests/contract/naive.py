@@ -149,6 +149,7 @@ class NaiveGallery:
             len(given) - len(new),
             len(evicted),
             old is None,
+            len(base.templates) - len(kept),
         )
         return result, old is None or _content(old) != _content(after)
 

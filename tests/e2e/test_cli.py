@@ -76,7 +76,9 @@ def test_claims_are_verified_against_an_identity_or_another_picture(
     pair = answered(picture_server, "verify", "--pictures", ada, grace, "--json").json
     assert pair["decision"] == "NO_MATCH"
     line = answered(picture_server, "verify", "--pictures", ada, ada).out
-    assert line.startswith("MATCH: similarity 1.0000, threshold ")
+    assert line.startswith(f"{ada} and {ada}: MATCH, similarity 1.0000, threshold ")
+    assert line.endswith(" of the network\n")
+    assert answered(picture_server, "verify", staff, "ada", ada).out.startswith(f"{ada} as ada: MATCH, ")
 
 
 @pytest.mark.model
@@ -111,7 +113,7 @@ def test_a_folder_gives_one_answer_a_line_and_a_bad_picture_does_not_stop_the_ot
 
 @pytest.mark.model
 def test_plots_are_pngs_of_the_pictures_size_with_something_drawn(
-    picture_server: ServerProcess, staff: str, ada: Path, tmp_path: Path
+    picture_server: ServerProcess, staff: str, ada: Path, cup: Path, tmp_path: Path
 ) -> None:
     plain = np.asarray(Image.open(ada).convert("RGB"))
     for verb in (["identify", staff], ["detect"]):
@@ -122,6 +124,9 @@ def test_plots_are_pngs_of_the_pictures_size_with_something_drawn(
         assert 0.0 < np.mean(np.any(drawn != plain, axis=2)) < 0.2
     message = refused(picture_server, "identify", staff, ada, "--plot", tmp_path / "nowhere" / "plot.png")
     assert "cannot write" in message
+    assert "there is no folder" in message
+    told = answered(picture_server, "identify", staff, cup, "--plot", tmp_path / "cup.png").out
+    assert "nothing on it: no face was found" in told
 
 
 @pytest.mark.model
@@ -166,6 +171,31 @@ def test_enrolling_names_the_picture_that_cannot_be_and_enrolls_none(
     assert f"{cup}: the picture holds no face" in message
     assert "--min-face-px" in message
     assert "'eve' is not enrolled" in refused(picture_server, "remove", staff, "eve")
+
+
+@pytest.mark.model
+def test_a_folder_of_more_than_an_identity_keeps_is_taken_with_evict_only(
+    picture_server: ServerProcess, ada: Path, cup: Path, tmp_path: Path
+) -> None:
+    answered(picture_server, "gallery", "create", "many")
+    picture = Image.open(ada).convert("RGB").crop((100, 0, 400, 300))
+    for number in range(19):
+        ImageEnhance.Brightness(picture).enhance(0.7 + number / 30).save(tmp_path / f"{number:02}.jpg")
+    message = refused(picture_server, "enroll", "many", "ada", tmp_path)
+    assert f"{tmp_path} holds 19 pictures, but an identity keeps at most 16 templates" in message
+    assert "--evict" in message
+    assert "samples" not in message
+    answered(picture_server, "enroll", "many", "ada", ada)
+    told = answered(picture_server, "enroll", "many", "ada", tmp_path, "--evict", "--replace", "--json").json
+    (identity,) = answered(picture_server, "list", "many", "--json").jsons
+    ids = {template["template_id"] for template in identity["templates"]}
+    assert (told["replaced"], told["is_new_identity"], len(told["faces"]), len(ids)) == (1, False, 19, 16)
+    assert set(told["template_ids"]) - {0} == ids
+    shutil.copy(cup, tmp_path / "99.png")
+    done = run(picture_server, "enroll", "many", "ada", tmp_path, "--evict", "--json")
+    assert done.code == 1
+    assert (done.json["picture"], done.json["error"]["reason"]) == (str(tmp_path / "99.png"), "NO_FACE")
+    assert f"the 16 pictures before {tmp_path / '16.jpg'} are enrolled" in done.err
 
 
 @pytest.mark.model

@@ -45,7 +45,8 @@ def test_galleries_and_aliases_come_and_go(vector_server: ServerProcess) -> None
     assert moved == {"alias": "now", "id": "two", "previous_id": "one"}
     assert answered(vector_server, "gallery", "show", "now", "--json").json["aliases"] == ["now"]
     assert "alias" in refused(vector_server, "gallery", "delete", "two")
-    answered(vector_server, "gallery", "alias", "now", "--delete")
+    forgotten = answered(vector_server, "gallery", "alias", "now", "--delete", "--json").json
+    assert forgotten == {"alias": "now", "id": None, "previous_id": "two"}
     answered(vector_server, "gallery", "delete", "two")
     assert answered(vector_server, "gallery", "delete", "one", "--json").json["is_deleted"] is True
     ids = [told["id"] for told in answered(vector_server, "gallery", "list", "--json").json["galleries"]]
@@ -115,19 +116,24 @@ def test_ctrl_c_while_waiting_for_a_picture_is_quiet(vector_server: ServerProces
 def test_a_server_that_cannot_start_says_why(vector_server: ServerProcess, tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text("thread = 4\n")
+    misspelt = tmp_path / "misspelt.toml"
+    misspelt.write_text('dta = "faces"\n')
     serve = ("serve", "--listen", "127.0.0.1:0", "--model", "none")
     cases = [
         (("--data", vector_server.data), "in use"),
         (("--data", tmp_path / "data", "--config", settings), "did you mean `threads`?"),
-        (("--data", tmp_path / "data", "--config", tmp_path / "missing.toml"), "cannot read settings file"),
+        (("--config", misspelt), "did you mean `data`?"),
+        (("--data", tmp_path / "data", "--config", tmp_path / "missing.toml"), "Check the path of --config."),
         (("--data", tmp_path / "data", "--listen", "0.0.0.0:0"), "--insecure"),
-        (("--data", tmp_path / "data", "--listen", vector_server.address), "cannot listen on"),
+        (("--data", tmp_path / "data", "--listen", vector_server.address), "choose another port"),
         (("--data", settings), "settings.toml"),
         (("--data", tmp_path / "data", "--port-file", tmp_path), "port_file"),
         (("--data", tmp_path / "data", "--metrics-listen", "0.0.0.0:0"), "--insecure"),
     ]
     for arguments, said in cases:
-        assert said in refused(None, *serve, *arguments)
+        line = refused(None, *serve, *arguments)
+        assert said in line
+        assert "key that the message names" not in line
 
 
 def test_a_verb_waits_for_a_server_that_is_starting(launch: Launch, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def test_values_are_taken_over_the_defaults() -> None:
     [
         ({"timeout": 1.0}, "did you mean `timeout_s`"),
         ({"inner": {"size_byte_max": 1}}, "did you mean `size_bytes_max`"),
-        ({"zzz": 1}, "known keys: inner, name, size_bytes_max, timeout_s"),
+        ({"zzz": 1}, "known keys: inner, name, timeout_s$"),
+        ({"inner": {"zzz": 1}}, "known keys: size_bytes_max$"),
+        ({"a `$.b": 1}, "known keys: inner, name, timeout_s$"),
         ({"timeout_s": "1"}, "timeout_s"),
         ({"inner": {"size_bytes_max": 0}}, "inner.size_bytes_max"),
         ({"inner": 1}, "inner"),

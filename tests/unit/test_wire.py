@@ -340,7 +340,7 @@ def test_enroll_results_survive_the_wire(
     templates: list[tuple[int, Face | None]], sequence: int, identity_id: str, is_new: bool
 ) -> None:
     ids = tuple(template_id for template_id, _ in templates)
-    result = EnrollResult(sequence, identity_id, ids, len(ids), 2, 1, is_new)
+    result = EnrollResult(sequence, identity_id, ids, len(ids), 2, 1, is_new, 3)
     message = answers.pack_enroll_result(result, [face for _, face in templates])
     back, back_faces = answers.unpack_enroll_result(message, identity_id)
     assert back == result

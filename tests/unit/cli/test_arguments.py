@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
-from engine.cli import build_parser, main
+from engine.cli import main
 from engine.cli.arguments import SERVER_VARIABLE, one_line
+from engine.cli.verbs import build_parser
+from engine.config import Settings
+from engine.server.settings import ServeSettings
 
 SERVER = {"--server", "--timeout-s", "--json", "--help"}
 FACE = {"--face", "--min-face-px"}
@@ -126,9 +131,15 @@ def test_verbs_with_arguments_show_an_example(path: str) -> None:
         ("gallery update staff", "what to change"),
         ("gallery update staff --threshold 0.5 --clear-threshold", "either --threshold"),
         ("gallery alias staff", "either the GALLERY"),
+        ("gallery alias staff", "see identiface gallery alias --help"),
+        ("gallery create Bad_Name", "1 to 63 lower-case letters"),
+        ("verify Staff ada a.jpg", "1 to 63 lower-case letters"),
+        ("enroll staff -ada a.jpg", "put -- before a name that begins with -"),
+        ("enroll staff -ada a.jpg b.jpg", "put -- before a name that begins with -"),
         ("gallery alias staff staff-2 --delete", "either the GALLERY"),
         ("serve", "--data is needed"),
         ("serve --data d --listen 7300", "expected HOST:PORT"),
+        ("serve --data d --listen 127.0.0.1:99999", "a port up to 65535"),
         ("serve --data d --device gpu", "invalid choice: 'gpu'"),
         ("evaluate pairs --root r", "required: --pairs"),
         ("evaluate pairs --root r --pairs p --face all", "invalid choice: 'all'"),
@@ -150,13 +161,48 @@ def test_wrong_usage_exits_with_2_and_one_line(
     assert out == ""
 
 
+def test_an_empty_identity_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["enroll", "staff", "", "a.jpg"])
+    assert ended.value.code == 2
+    assert "the identity is empty" in capsys.readouterr().err
+
+
+def test_a_name_that_begins_with_a_dash_stands_behind_two() -> None:
+    arguments = build_parser().parse_args(["enroll", "staff", "--", "-ada", "a.jpg"])
+    assert (arguments.identity, arguments.pictures) == ("-ada", ["a.jpg"])
+
+
+def settings_keys(kind: type[Settings], path: str = "") -> Iterator[tuple[str, set[str]]]:
+    """All tables of settings, with their keys that are no tables."""
+    fields = msgspec.structs.fields(kind)
+    tables = {field.encode_name: field.type for field in fields if isinstance(field.type, type)}
+    tables = {name: below for name, below in tables.items() if issubclass(below, Settings)}
+    if keys := {field.encode_name for field in fields} - set(tables):
+        yield path, keys
+    for name, below in tables.items():
+        yield from settings_keys(below, f"{path}.{name}".strip("."))
+
+
+def test_help_of_serve_lists_every_key_of_the_settings_file() -> None:
+    from engine.embedding.pipeline import PipelineSettings
+
+    expected = dict(settings_keys(ServeSettings)) | dict(
+        settings_keys(PipelineSettings, "embedding.pipeline")
+    )
+    expected["embedding"] -= {"pipeline"}  # a table by itself
+    listed = (VERBS["serve"].epilog or "").partition("flags win over it:")[2].partition("\n\n")[0]
+    found = re.findall(r"^  (?:\[([\w.]+)\]|\(above all tables\))  (.+(?:\n      .+)*)", listed, re.MULTILINE)
+    assert {table: set(re.split(r",\s+", keys)) for table, keys in found} == expected
+
+
 def test_names_are_taken_in_nfc_and_refused_where_no_text() -> None:
     parser = build_parser()
     composed, decomposed = "Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}", "Zoe\N{COMBINING DIAERESIS}"
-    assert parser.parse_args(["list", decomposed]).gallery == composed
-    assert parser.parse_args(["list", os.fsdecode("山田".encode())]).gallery == "山田"
+    assert parser.parse_args(["remove", "staff", decomposed]).identity == composed
+    assert parser.parse_args(["remove", "staff", os.fsdecode("山田".encode())]).identity == "山田"
     with pytest.raises(SystemExit):
-        parser.parse_args(["list", os.fsdecode(b"\xff")])
+        parser.parse_args(["remove", "staff", os.fsdecode(b"\xff")])
 
 
 def test_paths_are_left_as_they_are() -> None:

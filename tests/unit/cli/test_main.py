@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from engine import cli
+from engine.cli import INTERRUPTED
+from engine.cli import verbs as cli
 from engine.errors import DeadlineError, EngineError, GalleryNotFoundError, InvalidInputError
 
 CLOSED = "127.0.0.1:1"
@@ -59,6 +60,21 @@ def test_ctrl_c_is_quiet_and_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_ctrl_c_while_the_verbs_load_is_quiet_and_130() -> None:
+    script = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'engine.cli.arguments':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['identiface', 'status']\n"
+        "import runpy; runpy.run_module('engine.cli', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_nobody_answering_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--server", CLOSED, "--timeout-s", "0.3"]) == 1
     out, err = capsys.readouterr()
@@ -81,16 +97,17 @@ def test_help_says_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     out = capsys.readouterr().out
-    for code in (cli.ANSWERED, cli.FAILED, cli.WRONG_USAGE, cli.INTERRUPTED):
+    for code in (cli.ANSWERED, cli.FAILED, cli.WRONG_USAGE, INTERRUPTED):
         assert f"{code} " in out[out.index("exit codes:") :]
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
     script = (
-        "import argparse, sys; from engine import cli; from engine.cli.layout import print_lines\n"
+        "import argparse, sys; from engine.cli import verbs\n"
+        "from engine.cli.layout import print_lines\n"
         "def flood(arguments):\n"
         "    while True: print_lines(['x' * 1000])\n"
-        "sys.exit(cli.answer(argparse.Namespace(verb='list', run=flood)))\n"
+        "sys.exit(verbs.answer(argparse.Namespace(verb='list', run=flood)))\n"
     )
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -103,7 +120,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 
 def test_light_verbs_load_no_heavy_library() -> None:
-    script = "import sys, engine.cli; print(*(m for m in sys.argv[1:] if m in sys.modules))"
+    script = "import sys, engine.cli.verbs; print(*(m for m in sys.argv[1:] if m in sys.modules))"
     heavy = ["torch", "cv2", "PIL", "faiss", "lmdb", "engine.server", "engine.embedding", "engine.trainer"]
     out = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
     assert out.stdout.split() == []

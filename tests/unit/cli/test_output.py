@@ -202,6 +202,9 @@ def test_enroll_and_remove_are_told() -> None:
     assert output.enroll_lines(result) == [
         "ada: 1 template added, 1 already there (new identity, sequence 9)"
     ]
+    replaced = FaceEnrollResult(10, "ada", (3,), 1, 0, 0, is_new_identity=False, num_replaced=15)
+    assert output.enroll_json(replaced)["replaced"] == 15
+    assert "1 template added, 15 of before dropped" in output.enroll_lines(replaced)[0]
     removed = RemoveResult(10, 0, 1, is_erased=False)
     assert output.removal_json("ada", removed)["templates"] == 1
     assert "identity kept, 1 template removed" in output.removal_lines("ada", removed)[0]

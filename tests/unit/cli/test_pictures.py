@@ -46,6 +46,15 @@ def test_an_empty_folder_and_standard_input_twice_are_refused(tmp_path: Path) ->
         find_pictures(["-", "-"])
 
 
+def test_of_a_folder_of_folders_it_is_said_that_they_are_not_searched(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"holds no pictures$"):
+        find_pictures([str(tmp_path)])
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(InvalidInputError, match="its subfolders are not searched"):
+        find_pictures([str(tmp_path)])
+
+
 def test_a_folder_that_cannot_be_read_is_named() -> None:
     # The system lists no descriptors of a process that is gone, to nobody at all.
     process = subprocess.Popen([sys.executable, "-c", ""])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from engine.client import Client, EnrollOptions, Picture, Sample
+from engine.client import Client, EnrollOptions, Picture, RawVector, Sample
 from engine.errors import (
     InvalidInputError,
 )
@@ -47,6 +48,34 @@ def test_samples_may_be_pictures_vectors_and_templates(start: Start) -> None:
     assert sent[2].vector.data == UNIT.tobytes()
     assert (enrollment.replace, enrollment.expire_time.seconds) == (True, 5)
     assert enrollment.evict == enrollment_pb2.EVICT_POLICY_LOWEST_QUALITY
+
+
+@pytest.mark.parametrize(
+    "samples", [UNIT, RawVector(UNIT), b"jpeg", "ada.jpg", Picture(b"png"), Template(UNIT)]
+)
+def test_one_sample_where_a_list_is_due_is_refused_before_the_call(samples: Any) -> None:
+    with (
+        Client("127.0.0.1:1") as client,
+        pytest.raises(InvalidInputError, match="give a list of samples") as raised,
+    ):
+        client.enroll("staff", "ada", samples)
+    assert raised.value.__notes__ == ["Write [sample] instead of sample."]
+
+
+def test_rows_of_a_matrix_are_samples_and_raw_vectors_are_normalized_by_the_server(start: Start) -> None:
+    enrolling, identifying = Enrolling(), Identifying()
+    with Client(start(enrolling, identifying)) as client:
+        client.enroll("staff", "ada", np.stack([UNIT, 2 * UNIT]))  # type: ignore[arg-type]
+        client.enroll("staff", "ada", [UNIT, RawVector(2 * UNIT)])
+        client.identify("staff", RawVector(2 * UNIT))
+        client.verify("staff", "ada", RawVector(2 * UNIT))
+        client.verify_pair(UNIT, RawVector(2 * UNIT))
+    sent = [[sample.vector.normalize for sample in r.enrollment.samples] for r in enrolling.requests]
+    assert sent == [[False, False], [False, True]]
+    first, verify, pair = identifying.requests
+    assert first.probe.vector.normalize
+    assert verify.probe.vector.normalize
+    assert pair.reference.vector.normalize
 
 
 @pytest.mark.parametrize("sample", ["ada.jpg", [0.6, 0.8], None, 7])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from concurrent import futures
 
 import pytest
@@ -27,6 +28,9 @@ def test_an_error_of_the_server_is_raised_as_the_same_class(start: Start) -> Non
     with Client(address) as client, pytest.raises(GalleryNotFoundError) as raised:
         client.get_gallery("x")
     assert (raised.value.message, raised.value.hint) == ("no gallery x", "look again")
+    shown = "".join(traceback.format_exception(raised.value))
+    assert shown.count("Traceback") == 1
+    assert shown.endswith(": no gallery x\nlook again\n")
 
 
 def test_an_unavailable_server_is_asked_again_with_the_same_request_id(start: Start) -> None:

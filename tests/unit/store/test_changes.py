@@ -138,6 +138,20 @@ def test_of_equal_quality_the_oldest_is_evicted(store: GalleryStore) -> None:
         assert record.template_ids == [*before.template_ids[1:], *after.template_ids]
 
 
+def test_what_replace_dropped_is_counted_and_what_stayed_or_was_evicted_is_not(store: GalleryStore) -> None:
+    old, new = VECTORS[:TEMPLATES_MAX], VECTORS[TEMPLATES_MAX - 1 : 2 * TEMPLATES_MAX]
+    enroll(store, Enrollment("a", tuple(Template(vector, 0.5) for vector in old)))
+    (outcome,) = enroll(
+        store,
+        Enrollment(
+            "a", tuple(Template(vector, 0.9) for vector in new), replace=True, evict_lowest_quality=True
+        ),
+    )
+    assert isinstance(outcome, EnrollResult)
+    counts = (outcome.num_replaced, outcome.num_ignored, outcome.num_evicted, outcome.num_added)
+    assert counts == (TEMPLATES_MAX - 1, 1, 1, TEMPLATES_MAX)
+
+
 def test_attributes_merged_over_many_enrollments_stay_within_their_limit(store: GalleryStore) -> None:
     enroll(store, Enrollment("a", (), {"x": "v" * 1000}))
     (outcome,) = enroll(store, Enrollment("a", (), {"y": "v" * 1000}))

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from engine.pb.identiface.v1 import types_pb2 as identiface_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eidentiface/v1/enrollment.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19identiface/v1/types.proto\"\x88\x01\n\x06Sample\x12)\n\x07picture\x18\x01 \x01(\x0b\x32\x16.identiface.v1.PictureH\x00\x12\'\n\x06vector\x18\x02 \x01(\x0b\x32\x15.identiface.v1.VectorH\x00\x12\x0f\n\x07quality\x18\x03 \x01(\x02\x12\x0e\n\x06source\x18\x04 \x01(\tB\t\n\x07\x63ontent\"\xa8\x02\n\nEnrollment\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12&\n\x07samples\x18\x02 \x03(\x0b\x32\x15.identiface.v1.Sample\x12=\n\nattributes\x18\x03 \x03(\x0b\x32).identiface.v1.Enrollment.AttributesEntry\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x12)\n\x05\x65vict\x18\x06 \x01(\x0e\x32\x1a.identiface.v1.EvictPolicy\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x10\x45nrolledTemplate\x12\x13\n\x0btemplate_id\x18\x01 \x01(\x04\x12!\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x13.identiface.v1.Face\"\x7f\n\rEnrollRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12-\n\nenrollment\x18\x02 \x01(\x0b\x32\x19.identiface.v1.Enrollment\x12\x17\n\x0f\x63ontract_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\xc8\x01\n\x0e\x45nrollResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\x32\n\ttemplates\x18\x02 \x03(\x0b\x32\x1f.identiface.v1.EnrolledTemplate\x12\x11\n\tnum_added\x18\x03 \x01(\x05\x12\x13\n\x0bnum_ignored\x18\x04 \x01(\x05\x12\x13\n\x0bnum_evicted\x18\x05 \x01(\x05\x12\x17\n\x0fis_new_identity\x18\x06 \x01(\x08\"\x86\x01\n\x13\x45nrollStreamRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12.\n\x0b\x65nrollments\x18\x02 \x03(\x0b\x32\x19.identiface.v1.Enrollment\x12\x17\n\x0f\x63ontract_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"r\n\rEnrollOutcome\x12\x31\n\x08\x65nrolled\x18\x01 \x01(\x0b\x32\x1d.identiface.v1.EnrollResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"t\n\x14\x45nrollStreamResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12.\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1c.identiface.v1.EnrollOutcome\"S\n\x12GetIdentityRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x14\n\x0cwith_vectors\x18\x03 \x01(\x08\"@\n\x13GetIdentityResponse\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.identiface.v1.Identity\"R\n\x15ListIdentitiesRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x16ListIdentitiesResponse\x12+\n\nidentities\x18\x01 \x03(\x0b\x32\x17.identiface.v1.Identity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb8\x02\n\x15UpdateIdentityRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12H\n\nattributes\x18\x03 \x03(\x0b\x32\x34.identiface.v1.UpdateIdentityRequest.AttributesEntry\x12\x19\n\x11remove_attributes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63lear_expire_time\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x16UpdateIdentityResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12)\n\x08identity\x18\x02 \x01(\x0b\x32\x17.identiface.v1.Identity\"K\n\x07Removal\x12\x16\n\x0enum_identities\x18\x01 \x01(\x05\x12\x15\n\rnum_templates\x18\x02 \x01(\x05\x12\x11\n\tis_erased\x18\x03 \x01(\x08\"c\n\x15RemoveIdentityRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\r\n\x05\x65rase\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"o\n\x16RemoveIdentityResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\'\n\x07removal\x18\x02 \x01(\x0b\x32\x16.identiface.v1.Removal\"x\n\x15RemoveTemplateRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x13\n\x0btemplate_id\x18\x03 \x01(\x04\x12\r\n\x05\x65rase\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"o\n\x16RemoveTemplateResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\'\n\x07removal\x18\x02 \x01(\x0b\x32\x16.identiface.v1.Removal\"a\n\x12\x42\x61tchRemoveRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x14\n\x0cidentity_ids\x18\x02 \x03(\t\x12\r\n\x05\x65rase\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x8c\x01\n\x13\x42\x61tchRemoveResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\'\n\x07removal\x18\x02 \x01(\x0b\x32\x16.identiface.v1.Removal\x12\x1e\n\x16not_found_identity_ids\x18\x03 \x03(\t*L\n\x0b\x45victPolicy\x12\x1c\n\x18\x45VICT_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VICT_POLICY_LOWEST_QUALITY\x10\x01\x32\xdf\x05\n\x11\x45nrollmentService\x12\x45\n\x06\x45nroll\x12\x1c.identiface.v1.EnrollRequest\x1a\x1d.identiface.v1.EnrollResponse\x12[\n\x0c\x45nrollStream\x12\".identiface.v1.EnrollStreamRequest\x1a#.identiface.v1.EnrollStreamResponse(\x01\x30\x01\x12T\n\x0bGetIdentity\x12!.identiface.v1.GetIdentityRequest\x1a\".identiface.v1.GetIdentityResponse\x12]\n\x0eListIdentities\x12$.identiface.v1.ListIdentitiesRequest\x1a%.identiface.v1.ListIdentitiesResponse\x12]\n\x0eUpdateIdentity\x12$.identiface.v1.UpdateIdentityRequest\x1a%.identiface.v1.UpdateIdentityResponse\x12]\n\x0eRemoveIdentity\x12$.identiface.v1.RemoveIdentityRequest\x1a%.identiface.v1.RemoveIdentityResponse\x12]\n\x0eRemoveTemplate\x12$.identiface.v1.RemoveTemplateRequest\x1a%.identiface.v1.RemoveTemplateResponse\x12T\n\x0b\x42\x61tchRemove\x12!.identiface.v1.BatchRemoveRequest\x1a\".identiface.v1.BatchRemoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eidentiface/v1/enrollment.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19identiface/v1/types.proto\"\x88\x01\n\x06Sample\x12)\n\x07picture\x18\x01 \x01(\x0b\x32\x16.identiface.v1.PictureH\x00\x12\'\n\x06vector\x18\x02 \x01(\x0b\x32\x15.identiface.v1.VectorH\x00\x12\x0f\n\x07quality\x18\x03 \x01(\x02\x12\x0e\n\x06source\x18\x04 \x01(\tB\t\n\x07\x63ontent\"\xa8\x02\n\nEnrollment\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12&\n\x07samples\x18\x02 \x03(\x0b\x32\x15.identiface.v1.Sample\x12=\n\nattributes\x18\x03 \x03(\x0b\x32).identiface.v1.Enrollment.AttributesEntry\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x12)\n\x05\x65vict\x18\x06 \x01(\x0e\x32\x1a.identiface.v1.EvictPolicy\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x10\x45nrolledTemplate\x12\x13\n\x0btemplate_id\x18\x01 \x01(\x04\x12!\n\x04\x66\x61\x63\x65\x18\x02 \x01(\x0b\x32\x13.identiface.v1.Face\"\x7f\n\rEnrollRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12-\n\nenrollment\x18\x02 \x01(\x0b\x32\x19.identiface.v1.Enrollment\x12\x17\n\x0f\x63ontract_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\xde\x01\n\x0e\x45nrollResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\x32\n\ttemplates\x18\x02 \x03(\x0b\x32\x1f.identiface.v1.EnrolledTemplate\x12\x11\n\tnum_added\x18\x03 \x01(\x05\x12\x13\n\x0bnum_ignored\x18\x04 \x01(\x05\x12\x13\n\x0bnum_evicted\x18\x05 \x01(\x05\x12\x17\n\x0fis_new_identity\x18\x06 \x01(\x08\x12\x14\n\x0cnum_replaced\x18\x07 \x01(\x05\"\x86\x01\n\x13\x45nrollStreamRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12.\n\x0b\x65nrollments\x18\x02 \x03(\x0b\x32\x19.identiface.v1.Enrollment\x12\x17\n\x0f\x63ontract_digest\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"r\n\rEnrollOutcome\x12\x31\n\x08\x65nrolled\x18\x01 \x01(\x0b\x32\x1d.identiface.v1.EnrollResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"t\n\x14\x45nrollStreamResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12.\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1c.identiface.v1.EnrollOutcome\"S\n\x12GetIdentityRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x14\n\x0cwith_vectors\x18\x03 \x01(\x08\"@\n\x13GetIdentityResponse\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.identiface.v1.Identity\"R\n\x15ListIdentitiesRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x16ListIdentitiesResponse\x12+\n\nidentities\x18\x01 \x03(\x0b\x32\x17.identiface.v1.Identity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb8\x02\n\x15UpdateIdentityRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12H\n\nattributes\x18\x03 \x03(\x0b\x32\x34.identiface.v1.UpdateIdentityRequest.AttributesEntry\x12\x19\n\x11remove_attributes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x63lear_expire_time\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x16UpdateIdentityResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12)\n\x08identity\x18\x02 \x01(\x0b\x32\x17.identiface.v1.Identity\"K\n\x07Removal\x12\x16\n\x0enum_identities\x18\x01 \x01(\x05\x12\x15\n\rnum_templates\x18\x02 \x01(\x05\x12\x11\n\tis_erased\x18\x03 \x01(\x08\"c\n\x15RemoveIdentityRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\r\n\x05\x65rase\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"o\n\x16RemoveIdentityResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\'\n\x07removal\x18\x02 \x01(\x0b\x32\x16.identiface.v1.Removal\"x\n\x15RemoveTemplateRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0bidentity_id\x18\x02 \x01(\t\x12\x13\n\x0btemplate_id\x18\x03 \x01(\x04\x12\r\n\x05\x65rase\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"o\n\x16RemoveTemplateResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\'\n\x07removal\x18\x02 \x01(\x0b\x32\x16.identiface.v1.Removal\"a\n\x12\x42\x61tchRemoveRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x14\n\x0cidentity_ids\x18\x02 \x03(\t\x12\r\n\x05\x65rase\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x8c\x01\n\x13\x42\x61tchRemoveResponse\x12,\n\x07receipt\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\x12\'\n\x07removal\x18\x02 \x01(\x0b\x32\x16.identiface.v1.Removal\x12\x1e\n\x16not_found_identity_ids\x18\x03 \x03(\t*L\n\x0b\x45victPolicy\x12\x1c\n\x18\x45VICT_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45VICT_POLICY_LOWEST_QUALITY\x10\x01\x32\xdf\x05\n\x11\x45nrollmentService\x12\x45\n\x06\x45nroll\x12\x1c.identiface.v1.EnrollRequest\x1a\x1d.identiface.v1.EnrollResponse\x12[\n\x0c\x45nrollStream\x12\".identiface.v1.EnrollStreamRequest\x1a#.identiface.v1.EnrollStreamResponse(\x01\x30\x01\x12T\n\x0bGetIdentity\x12!.identiface.v1.GetIdentityRequest\x1a\".identiface.v1.GetIdentityResponse\x12]\n\x0eListIdentities\x12$.identiface.v1.ListIdentitiesRequest\x1a%.identiface.v1.ListIdentitiesResponse\x12]\n\x0eUpdateIdentity\x12$.identiface.v1.UpdateIdentityRequest\x1a%.identiface.v1.UpdateIdentityResponse\x12]\n\x0eRemoveIdentity\x12$.identiface.v1.RemoveIdentityRequest\x1a%.identiface.v1.RemoveIdentityResponse\x12]\n\x0eRemoveTemplate\x12$.identiface.v1.RemoveTemplateRequest\x1a%.identiface.v1.RemoveTemplateResponse\x12T\n\x0b\x42\x61tchRemove\x12!.identiface.v1.BatchRemoveRequest\x1a\".identiface.v1.BatchRemoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLMENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_UPDATEIDENTITYREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_UPDATEIDENTITYREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_EVICTPOLICY']._serialized_start=2880
-  _globals['_EVICTPOLICY']._serialized_end=2956
+  _globals['_EVICTPOLICY']._serialized_start=2902
+  _globals['_EVICTPOLICY']._serialized_end=2978
   _globals['_SAMPLE']._serialized_start=135
   _globals['_SAMPLE']._serialized_end=271
   _globals['_ENROLLMENT']._serialized_start=274
@@ -51,41 +51,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLREQUEST']._serialized_start=648
   _globals['_ENROLLREQUEST']._serialized_end=775
   _globals['_ENROLLRESPONSE']._serialized_start=778
-  _globals['_ENROLLRESPONSE']._serialized_end=978
-  _globals['_ENROLLSTREAMREQUEST']._serialized_start=981
-  _globals['_ENROLLSTREAMREQUEST']._serialized_end=1115
-  _globals['_ENROLLOUTCOME']._serialized_start=1117
-  _globals['_ENROLLOUTCOME']._serialized_end=1231
-  _globals['_ENROLLSTREAMRESPONSE']._serialized_start=1233
-  _globals['_ENROLLSTREAMRESPONSE']._serialized_end=1349
-  _globals['_GETIDENTITYREQUEST']._serialized_start=1351
-  _globals['_GETIDENTITYREQUEST']._serialized_end=1434
-  _globals['_GETIDENTITYRESPONSE']._serialized_start=1436
-  _globals['_GETIDENTITYRESPONSE']._serialized_end=1500
-  _globals['_LISTIDENTITIESREQUEST']._serialized_start=1502
-  _globals['_LISTIDENTITIESREQUEST']._serialized_end=1584
-  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=1586
-  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=1680
-  _globals['_UPDATEIDENTITYREQUEST']._serialized_start=1683
-  _globals['_UPDATEIDENTITYREQUEST']._serialized_end=1995
+  _globals['_ENROLLRESPONSE']._serialized_end=1000
+  _globals['_ENROLLSTREAMREQUEST']._serialized_start=1003
+  _globals['_ENROLLSTREAMREQUEST']._serialized_end=1137
+  _globals['_ENROLLOUTCOME']._serialized_start=1139
+  _globals['_ENROLLOUTCOME']._serialized_end=1253
+  _globals['_ENROLLSTREAMRESPONSE']._serialized_start=1255
+  _globals['_ENROLLSTREAMRESPONSE']._serialized_end=1371
+  _globals['_GETIDENTITYREQUEST']._serialized_start=1373
+  _globals['_GETIDENTITYREQUEST']._serialized_end=1456
+  _globals['_GETIDENTITYRESPONSE']._serialized_start=1458
+  _globals['_GETIDENTITYRESPONSE']._serialized_end=1522
+  _globals['_LISTIDENTITIESREQUEST']._serialized_start=1524
+  _globals['_LISTIDENTITIESREQUEST']._serialized_end=1606
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=1608
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=1702
+  _globals['_UPDATEIDENTITYREQUEST']._serialized_start=1705
+  _globals['_UPDATEIDENTITYREQUEST']._serialized_end=2017
   _globals['_UPDATEIDENTITYREQUEST_ATTRIBUTESENTRY']._serialized_start=521
   _globals['_UPDATEIDENTITYREQUEST_ATTRIBUTESENTRY']._serialized_end=570
-  _globals['_UPDATEIDENTITYRESPONSE']._serialized_start=1997
-  _globals['_UPDATEIDENTITYRESPONSE']._serialized_end=2110
-  _globals['_REMOVAL']._serialized_start=2112
-  _globals['_REMOVAL']._serialized_end=2187
-  _globals['_REMOVEIDENTITYREQUEST']._serialized_start=2189
-  _globals['_REMOVEIDENTITYREQUEST']._serialized_end=2288
-  _globals['_REMOVEIDENTITYRESPONSE']._serialized_start=2290
-  _globals['_REMOVEIDENTITYRESPONSE']._serialized_end=2401
-  _globals['_REMOVETEMPLATEREQUEST']._serialized_start=2403
-  _globals['_REMOVETEMPLATEREQUEST']._serialized_end=2523
-  _globals['_REMOVETEMPLATERESPONSE']._serialized_start=2525
-  _globals['_REMOVETEMPLATERESPONSE']._serialized_end=2636
-  _globals['_BATCHREMOVEREQUEST']._serialized_start=2638
-  _globals['_BATCHREMOVEREQUEST']._serialized_end=2735
-  _globals['_BATCHREMOVERESPONSE']._serialized_start=2738
-  _globals['_BATCHREMOVERESPONSE']._serialized_end=2878
-  _globals['_ENROLLMENTSERVICE']._serialized_start=2959
-  _globals['_ENROLLMENTSERVICE']._serialized_end=3694
+  _globals['_UPDATEIDENTITYRESPONSE']._serialized_start=2019
+  _globals['_UPDATEIDENTITYRESPONSE']._serialized_end=2132
+  _globals['_REMOVAL']._serialized_start=2134
+  _globals['_REMOVAL']._serialized_end=2209
+  _globals['_REMOVEIDENTITYREQUEST']._serialized_start=2211
+  _globals['_REMOVEIDENTITYREQUEST']._serialized_end=2310
+  _globals['_REMOVEIDENTITYRESPONSE']._serialized_start=2312
+  _globals['_REMOVEIDENTITYRESPONSE']._serialized_end=2423
+  _globals['_REMOVETEMPLATEREQUEST']._serialized_start=2425
+  _globals['_REMOVETEMPLATEREQUEST']._serialized_end=2545
+  _globals['_REMOVETEMPLATERESPONSE']._serialized_start=2547
+  _globals['_REMOVETEMPLATERESPONSE']._serialized_end=2658
+  _globals['_BATCHREMOVEREQUEST']._serialized_start=2660
+  _globals['_BATCHREMOVEREQUEST']._serialized_end=2757
+  _globals['_BATCHREMOVERESPONSE']._serialized_start=2760
+  _globals['_BATCHREMOVERESPONSE']._serialized_end=2900
+  _globals['_ENROLLMENTSERVICE']._serialized_start=2981
+  _globals['_ENROLLMENTSERVICE']._serialized_end=3716
 # @@protoc_insertion_point(module_scope)

@@ -75,20 +75,22 @@ class EnrollRequest(_message.Message):
     def __init__(self, gallery_id: _Optional[str] = ..., enrollment: _Optional[_Union[Enrollment, _Mapping]] = ..., contract_digest: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EnrollResponse(_message.Message):
-    __slots__ = ("receipt", "templates", "num_added", "num_ignored", "num_evicted", "is_new_identity")
+    __slots__ = ("receipt", "templates", "num_added", "num_ignored", "num_evicted", "is_new_identity", "num_replaced")
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     NUM_ADDED_FIELD_NUMBER: _ClassVar[int]
     NUM_IGNORED_FIELD_NUMBER: _ClassVar[int]
     NUM_EVICTED_FIELD_NUMBER: _ClassVar[int]
     IS_NEW_IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPLACED_FIELD_NUMBER: _ClassVar[int]
     receipt: _types_pb2.WriteReceipt
     templates: _containers.RepeatedCompositeFieldContainer[EnrolledTemplate]
     num_added: int
     num_ignored: int
     num_evicted: int
     is_new_identity: bool
-    def __init__(self, receipt: _Optional[_Union[_types_pb2.WriteReceipt, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[EnrolledTemplate, _Mapping]]] = ..., num_added: _Optional[int] = ..., num_ignored: _Optional[int] = ..., num_evicted: _Optional[int] = ..., is_new_identity: _Optional[bool] = ...) -> None: ...
+    num_replaced: int
+    def __init__(self, receipt: _Optional[_Union[_types_pb2.WriteReceipt, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[EnrolledTemplate, _Mapping]]] = ..., num_added: _Optional[int] = ..., num_ignored: _Optional[int] = ..., num_evicted: _Optional[int] = ..., is_new_identity: _Optional[bool] = ..., num_replaced: _Optional[int] = ...) -> None: ...
 
 class EnrollStreamRequest(_message.Message):
     __slots__ = ("gallery_id", "enrollments", "contract_digest", "request_id")
