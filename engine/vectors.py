@@ -45,7 +45,7 @@ def check(vector: NDArray[np.floating], dimension: int, *, normalize: bool, name
 
 def similarity(one: Vector, other: Vector) -> float:
     """Cosine of two unit vectors, in float64, -1..1."""
-    return float(np.clip(one.astype(np.float64) @ other.astype(np.float64), -1.0, 1.0))
+    return max(-1.0, min(1.0, float(one.astype(np.float64) @ other.astype(np.float64))))
 
 
 def check_batch(

@@ -151,6 +151,8 @@ def _split(spec: str) -> tuple[str, Path | None]:
     if not spec or not path.exists():
         close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
+        if separator:
+            raise SettingsError(f"{name!r} is no network; networks: {', '.join(ARCHITECTURES)}{meant}")
         raise SettingsError(
             f"{spec!r} is neither a network ({', '.join(ARCHITECTURES)}) nor an existing path{meant}"
         )

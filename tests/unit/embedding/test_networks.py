@@ -57,6 +57,7 @@ def test_an_equals_sign_with_nothing_behind_is_refused() -> None:
         ("nn4-smal2=/x", "did you mean nn4-small2"),
         ("", "neither a network .dlib-resnet, nn4-small2"),
         ("/nowhere/at/all.onnx", "nor an existing path$"),
+        ("dlib-resnett=/nope.dat", "'dlib-resnett' is no network; .*did you mean dlib-resnet"),
     ],
 )
 def test_an_unknown_name_lists_the_known_and_guesses(spec: str, said: str) -> None:
