@@ -211,6 +211,10 @@ def removal_json(identity_id: str, result: RemoveResult) -> Json:
 
 def removal_lines(identity_id: str, result: RemoveResult) -> list[str]:
     """Say how far a removal went."""
+    if not result.num_identities and not result.num_templates:
+        return [
+            f"{identity_id}: not enrolled; what was removed before is gone from every file of the gallery"
+        ]
     what = "" if result.num_identities else "identity kept, "
     erased = (
         "gone from every file of the gallery; backups are not reached"

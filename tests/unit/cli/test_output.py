@@ -208,6 +208,10 @@ def test_enroll_and_remove_are_told() -> None:
     removed = RemoveResult(10, 0, 1, is_erased=False)
     assert output.removal_json("ada", removed)["templates"] == 1
     assert "identity kept, 1 template removed" in output.removal_lines("ada", removed)[0]
+    erased_late = output.removal_lines("ada", RemoveResult(3, 0, 0, is_erased=True))
+    assert erased_late == [
+        "ada: not enrolled; what was removed before is gone from every file of the gallery"
+    ]
 
 
 def test_identities_are_listed_with_times_in_utc() -> None:

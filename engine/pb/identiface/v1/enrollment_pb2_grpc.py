@@ -140,7 +140,8 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveIdentity(self, request, context):
-        """Forget an identity and all its templates. Not found from the returned sequence on, on any worker.
+        """Forget an identity and all its templates. Not found from the returned sequence on, on any worker. With
+        erase, one that is not enrolled (any more) is no error: what was removed before is erased.
 
         NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND), INVALID_ARGUMENT (INVALID_ID; REQUEST_ID_REUSED).
         """
