@@ -38,8 +38,12 @@ proto: setup ## Generate engine/pb from protos/
 	$(BIN)/buf format -w protos
 	$(BIN)/python protos/generate.py
 
-bench: setup ## Measure enrollment and search over gRPC, and write a dated report
+bench: setup ## Measure search, serving, growth and restart, and write dated reports (some minutes)
+	$(BIN)/python -m benchmarks.index --kept-only --rounds 10
 	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.serve --enroll
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.restart
 
 clean: ## Remove what was built here, not data
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo

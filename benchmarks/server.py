@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 START_S_MAX = 120.0
+POLL_S = 0.002
 
 
 class ServerProcess:
@@ -53,7 +54,7 @@ class ServerProcess:
                 return int(self._port_file.read_text())
             if self._process.poll() is not None:
                 break
-            time.sleep(0.02)
+            time.sleep(POLL_S)
         tail = self.log.read_text(errors="replace").splitlines()[-5:]
         raise RuntimeError(f"the server did not start; the end of {self.log}:\n" + "\n".join(tail))
 

@@ -274,3 +274,14 @@ class DeviceError(OperatorError):
 
     reason = "DEVICE"
     hint = "Use --device auto or --device cpu, or install a build of torch that sees the device."
+
+
+def class_of_reason(reason: str) -> type[EngineError] | None:
+    """Look up the class with that reason, None where there is none: an error came from another process."""
+    waiting: list[type[EngineError]] = [EngineError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.reason == reason:
+            return kind
+        waiting.extend(kind.__subclasses__())
+    return None

@@ -8,13 +8,10 @@ from __future__ import annotations
 import bisect
 import contextlib
 import logging
-import resource
-import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +27,9 @@ from engine.errors import (
     UnavailableError,
 )
 from engine.gallery import Gallery, describe_gallery
+from engine.index.gpu import refuse_if_absent
 from engine.live_index import IndexSettings
+from engine.slots import Slot, galleries_that_fit
 from engine.store.catalog import Catalog
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore
@@ -38,12 +37,8 @@ from engine.types import PAGE_ITEMS_DEFAULT, EmbeddingContract, GalleryInfo, Gal
 
 _log = logging.getLogger(__name__)
 
-MAINTENANCE_PAUSE_S_MAX = 300.0
-"""Longest pause after housekeeping of a gallery failed."""
-FILES_PER_GALLERY = 8
-"""File descriptors of an open gallery, and some to spare while it is rebuilt."""
-FILES_ELSEWHERE = 256
-"""File descriptors left to connections, libraries and logs."""
+REFRESH_S = 0.25
+"""Pause between two looks at what other processes wrote, where housekeeping runs by itself."""
 
 
 class GalleriesSettings(Settings, frozen=True):
@@ -58,45 +53,27 @@ class GalleriesSettings(Settings, frozen=True):
     """Pause between two rounds of housekeeping, seconds; 0: none, `maintain` is called by hand."""
 
 
-@dataclass
-class _Slot:
-    """Place of one gallery, open or not; whoever opens, closes or deletes it holds the lock."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    gallery: Gallery | None = None
-
-    maintain_from: float = 0.0
-    """On the clock of time.monotonic, seconds."""
-    maintenance_pause_s: float = 0.0
-
-    def postpone(self) -> None:
-        """Leave housekeeping alone for twice as long as last time."""
-        self.maintenance_pause_s = min(MAINTENANCE_PAUSE_S_MAX, max(1.0, 2 * self.maintenance_pause_s))
-        self.maintain_from = time.monotonic() + self.maintenance_pause_s
-
-    def close(self) -> None:
-        """Close the gallery if it is open; nobody can open it meanwhile."""
-        with self.lock:
-            gallery, self.gallery = self.gallery, None
-            if gallery is not None:
-                gallery.close()
-
-
 class Galleries:
-    """The galleries of one data folder, which no other process uses meanwhile. Thread-safe."""
+    """The galleries of one data folder, for this process or several together. Thread-safe."""
 
     def __init__(self, catalog: Catalog, settings: GalleriesSettings, clock: Callable[[], float]):
         self._catalog = catalog
         self._settings = settings
         self._clock = clock
-        self._slots: OrderedDict[Path, _Slot] = OrderedDict()
+        self._slots: OrderedDict[Path, Slot] = OrderedDict()
         self._slots_lock = threading.Lock()
-        self._num_open_max = min(settings.open_galleries_max, _galleries_that_fit())
+        self._num_open_max = min(settings.open_galleries_max, galleries_that_fit())
         self._unvisited: list[str] = []
         self._stop = threading.Event()
-        self._maintenance = threading.Thread(target=self._maintain_always, name="maintenance", daemon=True)
+        self._catalog_version = 0
+        # Two, for a build must not keep this process from following what others write.
+        self._threads = [
+            threading.Thread(target=self._maintain_always, name="maintenance", daemon=True),
+            threading.Thread(target=self._refresh_always, name="refresh", daemon=True),
+        ]
         if settings.maintenance_s > 0:
-            self._maintenance.start()
+            for thread in self._threads:
+                thread.start()
 
     @classmethod
     def open(
@@ -105,13 +82,18 @@ class Galleries:
         settings: GalleriesSettings = GalleriesSettings(),  # noqa: B008 - frozen
         *,
         clock: Callable[[], float] = time.time,
+        lock_fd: int | None = None,
     ) -> Galleries:
-        """Open or make a data folder.
+        """Open or make a data folder, alone or, with `lock_fd`, together with other processes.
+
+        `lock_fd` is what `engine.store.folders.lock_folder(data)` returned here or in the process that this
+        one inherited the descriptor from; it stays the caller's.
 
         Raises DataFolderError (unwritable, in use, on a network file system), NewerFormatError,
-        CorruptDataError, StorageFullError.
+        CorruptDataError, StorageFullError; DeviceError where the device to search on is not there.
         """
-        return cls(Catalog(data, settings.store, clock=clock), settings, clock)
+        refuse_if_absent(settings.index.search_device)
+        return cls(Catalog(data, settings.store, clock=clock, lock_fd=lock_fd), settings, clock)
 
     def create(
         self,
@@ -143,7 +125,7 @@ class Galleries:
         self._refuse_while_closing()
         gallery_id, folder = self._catalog.find(name)
         with self._slots_lock:
-            slot = self._slots.setdefault(folder, _Slot())
+            slot = self._slots.setdefault(folder, Slot())
             self._slots.move_to_end(folder)
             gallery = slot.gallery
         if gallery is not None:
@@ -171,23 +153,6 @@ class Galleries:
                     _log.error("gallery %s cannot be listed: %s", gallery_id, error)
         return listed
 
-    def update(
-        self,
-        name: str,
-        *,
-        templates_per_identity_max: int | None,
-        threshold: float | None,
-        clear_threshold: bool,
-        receipt: Receipt | None = None,
-    ) -> GalleryInfo:
-        """Change a gallery's settings; returns it with the sequence of the change."""
-        return self.get(name).update(
-            templates_per_identity_max=templates_per_identity_max,
-            threshold=threshold,
-            clear_threshold=clear_threshold,
-            receipt=receipt,
-        )
-
     def delete(self, gallery_id: str, *, receipt: Receipt | None = None) -> None:
         """Remove a gallery and its files; it is not found from the moment this begins.
 
@@ -195,7 +160,7 @@ class Galleries:
         """
         folder = self._catalog.begin_delete(gallery_id, receipt)
         with self._slots_lock:
-            slot = self._slots.setdefault(folder, _Slot())
+            slot = self._slots.setdefault(folder, Slot())
         slot.close()
         self._catalog.finish_delete(folder)
         with self._slots_lock:
@@ -232,15 +197,36 @@ class Galleries:
             except EngineError as error:
                 _log.error("gallery %s cannot be opened: %s", gallery_id, error)
 
+    def refresh(self) -> None:
+        """Follow what other processes wrote, in every open gallery; close those that were deleted.
+
+        An error of one is logged once, the others go on.
+        """
+        self._close_deleted()
+        for slot in self._all_slots():
+            gallery = slot.gallery
+            if gallery is None or self._stop.is_set():
+                continue
+            try:
+                gallery.refresh()
+                slot.problem = ""
+            except UnavailableError:
+                continue  # closed meanwhile
+            except Exception as error:  # noqa: BLE001 - logged, and the others must go on
+                # The boundary of the refreshing thread, which nobody would start again.
+                if slot.problem != str(error):
+                    slot.problem = str(error)
+                    _log.exception("gallery %s cannot follow its store", gallery.gallery_id)
+
     def maintain(self) -> None:
         """One round of housekeeping over the open galleries; an error of one is logged, the others go on.
 
         A gallery whose housekeeping failed is left alone for twice as long each time, up to
         MAINTENANCE_PAUSE_S_MAX: on a full disk another try at once would only fill it again.
         """
-        with self._slots_lock:
-            slots = list(self._slots.values())
-        for slot in slots:
+        self._close_deleted()
+        self._finish_deletions()
+        for slot in self._all_slots():
             gallery = slot.gallery
             if gallery is None or self._stop.is_set() or time.monotonic() < slot.maintain_from:
                 continue
@@ -259,25 +245,65 @@ class Galleries:
     def close(self) -> None:
         """Finish waiting writes, close every gallery, let another process use the folder."""
         self._stop.set()
-        if self._maintenance.is_alive():
-            self._maintenance.join()
-        with self._slots_lock:
-            slots = list(self._slots.values())
-        for slot in slots:
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        for slot in self._all_slots():
             slot.close()
         self._catalog.close()
 
     def _open(self, gallery_id: str, folder: Path) -> Gallery:
-        # Again, now that nobody else can close or delete it: either may have happened since it was found.
-        self._refuse_while_closing()
-        if self._catalog.find(gallery_id)[1] != folder:
-            raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
-        store = GalleryStore(folder, self._settings.store, clock=self._clock)
+        store = self._open_store(gallery_id, folder)
         try:
             return Gallery(gallery_id, store, self._settings.index)
         except BaseException:
             store.close()
             raise
+
+    def _open_store(self, gallery_id: str, folder: Path) -> GalleryStore:
+        # Again, now that nobody else here can close or delete it: either may have happened meanwhile.
+        self._refuse_while_closing()
+        self._refuse_deleted(gallery_id, folder)
+        try:
+            return GalleryStore(
+                folder, self._settings.store, clock=self._clock, is_shared=self._catalog.is_shared
+            )
+        except EngineError:
+            # Another process may be unlinking it.
+            self._refuse_deleted(gallery_id, folder)
+            raise
+
+    def _refuse_deleted(self, gallery_id: str, folder: Path) -> None:
+        if self._catalog.find(gallery_id)[1] != folder:
+            raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
+
+    def _all_slots(self) -> list[Slot]:
+        with self._slots_lock:
+            return list(self._slots.values())
+
+    def _close_deleted(self) -> None:
+        """Close galleries that another process deleted."""
+        if self._stop.is_set():
+            return
+        with self._slots_lock:
+            opened = dict(self._slots)
+        version = self._catalog.version()
+        if version == self._catalog_version:
+            return
+        for folder in opened.keys() - self._catalog.folders():
+            opened[folder].close()
+            with self._slots_lock:
+                if self._slots.get(folder) is opened[folder]:
+                    del self._slots[folder]
+        self._catalog_version = version
+
+    def _finish_deletions(self) -> None:
+        """Unlink what a process that was killed in the middle of a deletion left."""
+        for folder in [] if self._stop.is_set() else self._catalog.deletions():
+            try:
+                self._catalog.finish_delete(folder)
+            except EngineError as error:
+                _log.error("the deleted gallery in %s cannot be unlinked: %s", folder, error)
 
     def _refuse_while_closing(self) -> None:
         if self._stop.is_set():
@@ -294,6 +320,10 @@ class Galleries:
         while not self._stop.wait(self._settings.maintenance_s):
             self.maintain()
             self._visit_next()
+
+    def _refresh_always(self) -> None:
+        while not self._stop.wait(REFRESH_S):
+            self.refresh()
 
     def _visit_next(self) -> None:
         """Open one of the galleries that are not, in turn, so that nobody's erasure stays pending."""
@@ -315,33 +345,16 @@ class Galleries:
         """A gallery as it is now; one that is closed is not opened for it, only its store."""
         gallery_id, folder = self._catalog.find(gallery_id)
         with self._slots_lock:
-            slot = self._slots.setdefault(folder, _Slot())
+            slot = self._slots.setdefault(folder, Slot())
             gallery = slot.gallery
         if gallery is not None:
             return gallery.info()
         with slot.lock:
             if slot.gallery is not None:
                 return slot.gallery.info()
-            self._refuse_while_closing()
-            if self._catalog.find(gallery_id)[1] != folder:
-                raise GalleryNotFoundError(f"gallery {gallery_id!r} was deleted")
-            store = GalleryStore(folder, self._settings.store, clock=self._clock)
+            store = self._open_store(gallery_id, folder)
             try:
                 with store.read() as reader:
                     return describe_gallery(gallery_id, reader)
             finally:
                 store.close()
-
-
-def _galleries_that_fit() -> int:
-    """Galleries that the system lets this process keep open, after raising its own limit as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return (
-        sys.maxsize
-        if soft == resource.RLIM_INFINITY
-        else max(1, (soft - FILES_ELSEWHERE) // FILES_PER_GALLERY)
-    )

@@ -8,22 +8,27 @@ the wire.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from engine import rules
-from engine.candidates import best_identities
+from engine.candidates import Question, best_identities
 from engine.decision import decide, resolve_threshold
-from engine.errors import EngineError, InvalidInputError, InvalidVectorError, PreconditionError
+from engine.errors import EngineError, InvalidInputError, PreconditionError
+from engine.housekeeping import Housekeeping
+from engine.index.agreement import measure, store_agreement
+from engine.index.generation import Generation, read_manifest
 from engine.live_index import IndexSettings, LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
 from engine.store.tables import Reader, Writer
 from engine.types import (
     K_DEFAULT,
+    RECALL_PROBES_MAX,
+    SEARCH_DEFAULTS,
     AnsweredBefore,
+    Consistency,
     EmbeddingContract,
     Enrollment,
     EnrollResult,
@@ -31,19 +36,16 @@ from engine.types import (
     GallerySettings,
     Identification,
     Identity,
+    IndexStatus,
     Receipt,
     RemoveResult,
+    SearchOptions,
     StoredTemplate,
     Vector,
     Vectors,
     Verification,
 )
-from engine.vectors import similarity
-
-__all__ = ["EXPIRED_MAX", "Gallery", "similarity"]
-
-EXPIRED_MAX = 1000
-"""Identities whose time is over that one maintenance step removes."""
+from engine.vectors import check_units, similarity
 
 
 def describe_gallery(gallery_id: str, reader: Reader) -> GalleryInfo:
@@ -74,12 +76,21 @@ class Gallery:
         with store.read() as reader:
             self.contract: EmbeddingContract = reader.contract()
         self._index = LiveIndex(store, self.contract, settings)
-        self._erasing = threading.Lock()
+        self._housekeeping = Housekeeping(store, self._index)
 
     def info(self) -> GalleryInfo:
         """The gallery as it is now."""
         with self._store.read() as reader:
             return describe_gallery(self.gallery_id, reader)
+
+    def index_status(self) -> IndexStatus:
+        """What the index is that this process answers searches from."""
+        generation = self._generation()
+        if generation is None:
+            return IndexStatus()
+        # Anew: another process may have measured it since it was opened.
+        manifest = read_manifest(generation.folder)
+        return IndexStatus(manifest.number, manifest.kind, manifest.agreement)
 
     def generation(self) -> int:
         """Number of the current generation of the index; 0: none yet."""
@@ -262,17 +273,8 @@ class Gallery:
             return self._store.write(apply, receipt=receipt, deadline=deadline)
 
     def erase(self, removed: Sequence[Vector] = ()) -> None:
-        """Where an erasure was promised and not yet done, write store and index anew.
-
-        `removed` are vectors that the new files are searched for.
-        """
-        # Behind the lock: another call may have done the work and not have unlinked the old file yet.
-        with self._erasing:
-            with self._store.read() as reader:
-                sequence = reader.state().erase_sequence
-            if sequence:
-                self._index.forget(sequence)
-                self._store.erase(removed)
+        """Where an erasure was promised and not yet done, do it; see `Housekeeping.erase`."""
+        self._housekeeping.erase(removed)
 
     def identify(
         self,
@@ -281,31 +283,37 @@ class Gallery:
         *,
         threshold: float | None = None,
         deadline: float | None = None,
+        options: SearchOptions = SEARCH_DEFAULTS,
     ) -> list[Identification]:
         """Search for every probe float32[n, d] of unit length; one answer each, in order.
 
-        Raises InvalidInputError for k or threshold out of range, DeadlineError (`deadline` is of
-        time.monotonic, seconds).
+        Raises InvalidVectorError for probes of another shape or length, InvalidInputError for k, threshold or
+        filter out of range, DeadlineError (`deadline` is of time.monotonic, seconds), and what
+        `LiveIndex.current` raises.
         """
         rules.check_k(k)
         rules.check_threshold(threshold)
+        rules.check_attributes(options.filter, "filter")
+        check_units(probes, self.contract.dimension)
         with self._store.read() as reader:
-            snapshot = self._index.current(reader)
+            snapshot = self._index.current(reader, options.consistency)
             settings = reader.settings()
+            question = Question(k, self._store.now_ms(), options, deadline)
+            answers = best_identities(reader, snapshot, probes, question)
+            # Another thread may have brought the snapshot past this view, which then says who is there.
+            sequence = min(snapshot.sequence, reader.state().sequence)
         resolved, origin = resolve_threshold(self.contract, settings, threshold)
         return [
             Identification(
-                decide(candidates[0].similarity if candidates else None, resolved),
-                candidates,
+                decide(answer.candidates[0].similarity if answer.candidates else None, resolved),
+                answer.candidates,
                 resolved,
                 origin,
-                snapshot.sequence,
+                sequence,
                 snapshot.num_alive,
-                is_exact=True,
+                answer.is_exact,
             )
-            for candidates in best_identities(
-                self._store, snapshot, probes, k, settings.templates_per_identity_max, deadline
-            )
+            for answer in answers
         ]
 
     def verify(self, probe: Vector, identity_id: str, *, threshold: float | None = None) -> Verification:
@@ -334,26 +342,43 @@ class Gallery:
         """Build a new generation of the index; see `LiveIndex.build`."""
         return self._index.build(progress)
 
-    def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:
-        """One step of housekeeping: forget who expired, rebuild the index where due, finish erasures.
+    def measure_recall(
+        self, num_probes: int, seed: int, progress: Callable[[int, int], None] = report_nothing
+    ) -> IndexStatus:
+        """Measure how often a default search finds what an exact scan finds, and keep it with the index.
 
-        `progress` is that of a build; what it raises ends the build.
+        `progress(done, total)` counts probes; what it raises ends the work. Raises InvalidInputError for
+        `num_probes` out of range, PreconditionError where there is no generation with templates yet,
+        DataFolderError.
         """
-        now_ms = self._store.now_ms()
-        with self._store.read() as reader:
-            has_expired = bool(reader.expired(now_ms, 1))
-        if has_expired:
-            self._store.write(lambda writer: changes.remove_expired(writer, now_ms, EXPIRED_MAX))
-        if self._index.is_build_due():
-            self._index.build(progress)
-        self.erase()
+        if not 1 <= num_probes <= RECALL_PROBES_MAX:
+            raise InvalidInputError(f"num_probes is {num_probes}, it must be 1 to {RECALL_PROBES_MAX}")
+        generation = self._generation()
+        if generation is None or not generation.num_rows:
+            raise PreconditionError(
+                f"gallery {self.gallery_id!r} has no index with templates yet", hint="Build its index first."
+            )
+        agreement = measure(generation, num_probes, seed, progress)
+        manifest = store_agreement(generation.folder, agreement)
+        return IndexStatus(manifest.number, manifest.kind, agreement)
+
+    def refresh(self) -> None:
+        """Follow what other processes wrote: new generations, epochs and rows of the journal."""
+        self._index.refresh()
+
+    def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:
+        """One step of housekeeping; see `Housekeeping.maintain`."""
+        self._housekeeping.maintain(progress)
 
     def close(self) -> None:
-        """Finish waiting writes and a build under way, and close the files."""
+        """Finish waiting writes, end a build under way, and close the files."""
         self._index.close()
         self._store.close()
-        with self._erasing:
-            pass
+        self._housekeeping.close()
+
+    def _generation(self) -> Generation | None:
+        with self._store.read() as reader:
+            return self._index.current(reader, Consistency.EVENTUAL).generation
 
     @contextlib.contextmanager
     def _erased_behind(self, removed: Sequence[Vector], *, erase: bool) -> Iterator[None]:
@@ -369,17 +394,7 @@ class Gallery:
 
     def _problem(self, enrollment: Enrollment) -> EngineError | None:
         try:
-            rules.check_identity_id(enrollment.identity_id)
-            rules.check_attributes(enrollment.attributes)
-            rules.check_expire_time(enrollment.expire_time)
-            for template in enrollment.templates:
-                rules.check_source(template.source)
-                # One row of another length would make the whole gallery unsearchable.
-                if template.vector.shape != (self.contract.dimension,):
-                    raise InvalidVectorError(
-                        f"a template of identity {enrollment.identity_id[:80]!r} has shape "
-                        f"{template.vector.shape}, the gallery's have ({self.contract.dimension},)"
-                    )
+            rules.check_enrollment(enrollment, self.contract.dimension)
         except EngineError as error:
             return error
         return None

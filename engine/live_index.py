@@ -1,40 +1,69 @@
 """A gallery's index kept in step with its store: opened, caught up from the journal, rebuilt.
 
-Knows nothing of identities' names, thresholds or the wire.
+Several processes do this beside each other on one gallery. The store tells each of them which generation is
+current and what was written since; nobody sends messages. A new generation is taken up by housekeeping, while
+searches go on with the old one and the journal. Knows nothing of identities' names, thresholds or the wire.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from engine.builder import Arguments, build_apart, build_here
 from engine.config import Settings
-from engine.errors import CorruptDataError
-from engine.index.build import build, collect, remove_other_generations
+from engine.errors import CorruptDataError, UnavailableError
+from engine.generations import Generations
 from engine.index.generation import Generation
-from engine.index.search import Row, Snapshot
+from engine.index.parameters import FLAT_ROWS_MAX
+from engine.index.search import Snapshot
 from engine.store import changes
+from engine.store.columns import collect, columns_of
 from engine.store.gallery_store import GalleryStore
 from engine.store.records import State
 from engine.store.tables import Reader
-from engine.types import EmbeddingContract, Vector
+from engine.types import Consistency, EmbeddingContract
 
+CATCH_UP_BLOCK_ROWS = 1000
+"""Rows of the journal applied at once: what a search waits for between two looks at the clock."""
+OPEN_BLOCK_ROWS = 50_000
+"""The same while a gallery is opened and nobody waits for less."""
+RETRY_AFTER_S = 0.25
+"""When to ask again a process that is behind: by then its housekeeping has caught up."""
 _log = logging.getLogger(__name__)
 
 
 class IndexSettings(Settings, frozen=True):
-    """When a gallery's index is rebuilt."""
+    """When a gallery's index is rebuilt, and how long a search waits for it."""
 
     delta_rows_max: Annotated[int, Meta(ge=0)] = 50_000
-    """Templates searched in memory before a generation is built."""
+    """Templates searched in memory before a generation is built; a tenth of the generation's where that is
+    more, so that a gallery that grows is not built anew for ever."""
     dead_share_max: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Share of a generation's rows removed before it is built anew."""
     journal_rows_max: Annotated[int, Meta(ge=1)] = 100_000
-    """Writes since the generation before it is built anew: all are read when the gallery is opened."""
+    """Writes since the generation before it is built anew, or a tenth of the generation's rows where that is
+    more: all are read when the gallery is opened."""
+    build_inline_rows_max: Annotated[int, Meta(ge=0)] = 20_000
+    """Templates of which a generation is built in the serving process; more are left to a niced one."""
+    flat_rows_max: Annotated[int, Meta(ge=0)] = FLAT_ROWS_MAX
+    """Templates up to which a generation is scanned exactly; above it is searched by codes."""
+    catch_up_rows_max: Annotated[int, Meta(ge=1)] = 20_000
+    """Rows of the journal that one search applies; where more were written since the last one, it is
+    answered UNAVAILABLE, or from what is there where EVENTUAL consistency is asked for."""
+    catch_up_ms_max: Annotated[float, Meta(gt=0)] = 50.0
+    """Time that one search spends on that, milliseconds."""
+    search_device: Literal["cpu", "cuda", "torch-cpu"] = "cpu"
+    """Where generations are searched: cuda scans them exactly on a GPU, where each process takes 6 x d + 3
+    bytes a template and 1 GiB, twice while a generation is replaced; it refuses to start where there is none.
+    torch-cpu is the same code on the CPU, slow, for tests."""
 
 
 def report_nothing(_done: int, _total: int) -> None:
@@ -42,146 +71,295 @@ def report_nothing(_done: int, _total: int) -> None:
 
 
 class LiveIndex:
-    """The searchable state of one gallery. Thread-safe."""
+    """The searchable state of one gallery in this process. Thread-safe."""
 
     def __init__(self, store: GalleryStore, contract: EmbeddingContract, settings: IndexSettings):
         self._store = store
         self._contract = contract
         self._settings = settings
-        self._catching_up = threading.Lock()
-        self._building = threading.Lock()
+        self._generations = Generations(store.index_folder, contract.digest, settings.search_device)
+        self._opening = threading.Lock()
+        """Held by who opens a generation; taken before the next one."""
+        self._advancing = threading.Lock()
+        """Held by who replaces the snapshot."""
+        self._building = threading.Condition()
+        self._num_building = 0
+        self._is_closing = False
         self._withdrawn = 0
         """Number of a generation found damaged; it is not opened again."""
-        self._built: Generation | None = None
-        """Just built, to be taken up by whoever searches next."""
-        with store.read() as reader:
-            state = reader.state()
-            self._snapshot = self._opened(reader, state)
-        remove_other_generations(store.index_folder, keep=state.generation)
+        self._verified = 0
+        self._snapshot = self._opened()
+        with self._generations.building() as lock:
+            if lock is not None:
+                self._remove_unfinished()
 
-    def current(self, reader: Reader) -> Snapshot:
-        """The snapshot at the reader's sequence, or a later one."""
+    def current(self, reader: Reader, consistency: Consistency = Consistency.STRONG) -> Snapshot:
+        """The snapshot at the reader's sequence, or a later one.
+
+        Where that would take longer than the settings allow: UnavailableError, or for EVENTUAL the snapshot
+        that is there. What was caught up is kept for the next search.
+        """
         state = reader.state()
         snapshot = self._snapshot
-        if snapshot.sequence >= state.sequence and self._is_generation_current(snapshot, state):
+        if snapshot.sequence >= state.sequence:
             return snapshot
-        with self._catching_up:
-            snapshot = self._snapshot
-            if snapshot.sequence < state.generation_sequence or not self._is_generation_current(
-                snapshot, state
-            ):
-                snapshot = self._opened(reader, state)
-            elif snapshot.sequence < state.sequence:
-                snapshot = self._advanced(snapshot, reader, state)
-            self._snapshot = snapshot
+        give_up = time.monotonic() + self._settings.catch_up_ms_max / 1e3
+        is_eventual = consistency is Consistency.EVENTUAL
+        if snapshot.sequence < state.generation_sequence and not is_eventual:
+            # The journal no longer reaches back to the snapshot.
+            self._take_up(give_up)
+        if self._advancing.acquire(timeout=0 if is_eventual else self._settings.catch_up_ms_max / 1e3):
+            try:
+                self._catch_up(reader, state, give_up)
+            finally:
+                self._advancing.release()
+        snapshot = self._snapshot
+        if snapshot.sequence < state.sequence and not is_eventual:
+            raise UnavailableError(
+                f"this process has applied {snapshot.sequence} of the gallery's {state.sequence} writes",
+                hint="Ask again shortly, or ask for EVENTUAL consistency.",
+                retry_after_s=RETRY_AFTER_S,
+            )
         return snapshot
+
+    def refresh(self) -> None:
+        """Take up a new generation, withdraw a damaged one, and apply the whole journal.
+
+        To be called a few times a second: searches then find little left to do, and other processes that
+        erase need not wait for this one to leave old files. Searches go on meanwhile.
+        """
+        self._take_up(None)
+        while True:
+            with self._store.read() as reader, self._advancing:
+                state = reader.state()
+                if not state.generation_sequence <= self._snapshot.sequence < state.sequence:
+                    return
+                self._apply_block(reader, state)
 
     def build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
         """Build a new generation and make it current; returns its number and the sequence it covers.
 
-        Searches and writes go on meanwhile. Raises StorageFullError; the old generation then stays.
+        While another thread or process builds, waits for it, and answers with its generation where that
+        covers every write up to now. Searches and writes go on meanwhile. `progress` may raise to end wait or
+        build. Raises StorageFullError, UnavailableError where the building process was killed; the old
+        generation then stays.
         """
-        with self._building:
-            return self._build(progress)
+        asked = self._state()
+        with self._locked_build(progress, asked.num_templates) as lock:
+            state = self._state()
+            is_new = state.generation > asked.generation and state.generation_sequence >= asked.sequence
+            if is_new and not self._is_withdrawn(state.generation):
+                self.refresh()
+                return state.generation, state.generation_sequence
+            return self._build(lock, progress)
 
     def forget(self, sequence: int) -> None:
-        """See to it that no file of the index holds what was removed up to `sequence`.
+        """See to it that no new file of the index holds what was removed up to `sequence`.
 
-        Raises as `build`.
+        The old ones are gone when `remove_older` returns none. Raises as `build`.
         """
         # Behind the lock: a build under way may have read what was removed since.
-        with self._building:
-            with self._store.read() as reader:
-                state = reader.state()
+        with self._locked_build(report_nothing, 0) as lock:
+            state = self._state()
             if state.generation and state.generation_sequence < sequence:
-                self._build(report_nothing)
+                self._build(lock, report_nothing)
             else:
-                remove_other_generations(self._store.index_folder, keep=state.generation)
+                self._remove_unfinished()
+
+    def remove_older(self) -> list[Path]:
+        """Unlink generations that were replaced; returns those that some process still has open."""
+        return self._generations.remove_older(self._state().generation)
 
     def is_build_due(self) -> bool:
         """Whether delta or journal is long, a good part of the generation is dead, or it was withdrawn."""
-        settings = self._settings
-        with self._store.read() as reader:
-            state = reader.state()
-            snapshot = self.current(reader)
+        settings, state, snapshot = self._settings, self._state(), self._snapshot
+        tenth = snapshot.generation.num_rows // 10 if snapshot.generation else 0
         return (
-            snapshot.delta.num_rows > settings.delta_rows_max
+            snapshot.delta.num_rows > max(settings.delta_rows_max, tenth)
             or snapshot.dead_share > settings.dead_share_max
-            or state.sequence - state.generation_sequence > settings.journal_rows_max
+            or state.sequence - state.generation_sequence > max(settings.journal_rows_max, tenth)
             or self._withdrawn > 0
         )
 
+    def build_if_due(self, progress: Callable[[int, int], None]) -> None:
+        """Build where it is due, and no other thread or process is already building. Raises as `build`."""
+        if not self.is_build_due():
+            return
+        with self._counted(), self._generations.building() as lock:
+            if lock is None:
+                return
+            # Again: another process may just have done it.
+            self.refresh()
+            if self.is_build_due():
+                self._build(lock, self._closable(progress))
+
+    def verify(self) -> None:
+        """Verify the vectors of the current generation once, in one of the processes that have it open.
+
+        Where they are damaged every process withdraws it at its next `refresh`.
+        """
+        generation = self._snapshot.generation
+        if generation is None or generation.manifest.number == self._verified:
+            return
+        is_whole = self._generations.verify(generation)
+        if is_whole is None:
+            return
+        self._verified = generation.manifest.number
+        if not is_whole:
+            self.refresh()
+
     def close(self) -> None:
-        """Wait for a build under way."""
+        """End a build under way, and let go of the files."""
         with self._building:
-            pass
+            self._is_closing = True
+            self._building.wait_for(lambda: not self._num_building)
+        with self._opening, self._advancing:
+            self._snapshot = Snapshot.base(None, 0, self._contract.dimension)
 
-    def _build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
+    def _state(self) -> State:
+        with self._store.read() as reader:
+            return reader.state()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._building:
+            if self._is_closing:
+                raise UnavailableError("the gallery is closing")
+            self._num_building += 1
+        try:
+            yield
+        finally:
+            with self._building:
+                self._num_building -= 1
+                self._building.notify_all()
+
+    def _closable(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """The same progress, that ends the build where the gallery is being closed."""
+
+        def report(done: int, total: int) -> None:
+            if self._is_closing:
+                raise UnavailableError("the gallery is closing; the build was ended")
+            progress(done, total)
+
+        return report
+
+    @contextmanager
+    def _locked_build(self, progress: Callable[[int, int], None], num_rows: int) -> Iterator[int]:
+        report = self._closable(progress)
+        with self._counted(), self._generations.building(lambda: report(0, num_rows)) as lock:
+            assert lock is not None, "it was waited for"
+            yield lock
+
+    def _build(self, lock: int, progress: Callable[[int, int], None]) -> tuple[int, int]:
+        progress = self._closable(progress)
         number = self._store.write(changes.next_generation)
-        # The view of the store is let go before anything is written: it holds back the reuse of pages.
-        with self._store.read() as reader:
-            state = reader.state()
-            columns = collect(_rows(reader), state.num_templates, self._contract.dimension, progress)
-        progress(state.num_templates, state.num_templates)
-        self._built = build(
-            self._store.index_folder,
-            columns,
-            number=number,
-            sequence=state.sequence,
-            contract_digest=self._contract.digest,
-        )
-        self._store.write(lambda writer: changes.make_current(writer, number, state.sequence))
-        with self._store.read() as reader:
-            self.current(reader)
-        remove_other_generations(self._store.index_folder, keep=number)
-        return number, state.sequence
+        self._remove_unfinished()
+        try:
+            num_rows, settings = self._state().num_templates, self._settings
+            if num_rows <= settings.build_inline_rows_max:
+                sequence = build_here(self._store, number, settings.flat_rows_max, progress)
+            else:
+                told = Arguments(number, settings.flat_rows_max, self._store.settings)
+                sequence = build_apart(self._store.folder, told, progress, lock)
+        except BaseException:
+            # A killed builder leaves what it had written.
+            self._remove_unfinished()
+            raise
+        progress(num_rows, num_rows)
+        self.refresh()
+        self._generations.remove_older(number)
+        return number, sequence
 
-    def _opened(self, reader: Reader, state: State) -> Snapshot:
+    def _remove_unfinished(self) -> None:
+        self._generations.remove_unfinished(self._state().generation)
+
+    def _take_up(self, give_up: float | None) -> None:
+        """Make the snapshot one of the current generation; `give_up` bounds the wait for others who do."""
+        if not self._opening.acquire(timeout=-1 if give_up is None else max(0.0, give_up - time.monotonic())):
+            return
+        try:
+            if self._is_generation_current(self._state()):
+                return
+            opened = self._opened()
+            with self._store.read() as reader, self._advancing:
+                # What was searched already must stay found.
+                while opened.sequence < reader.state().sequence:
+                    opened = self._advanced(opened, reader, reader.state(), CATCH_UP_BLOCK_ROWS)[0]
+                self._snapshot = opened
+        finally:
+            self._opening.release()
+
+    def _is_generation_current(self, state: State) -> bool:
+        number = self._snapshot.generation_number
+        if number == state.generation:
+            return not number or not self._generations.is_damaged(number)
+        return self._withdrawn == state.generation
+
+    def _is_withdrawn(self, number: int) -> bool:
+        return self._withdrawn == number or self._generations.is_damaged(number)
+
+    def _opened(self) -> Snapshot:
         """The current generation with all that the journal added since."""
-        dimension = self._contract.dimension
-        if not state.generation:
-            base = Snapshot.base(None, 0, dimension)
-        else:
-            try:
-                opened = self._generation(state.generation)
-                base = Snapshot.base(opened, state.generation_sequence, dimension)
+        while True:
+            state = self._state()
+            generation = self._generation(state) if state.generation else None
+            with self._store.read() as reader:
+                now = reader.state()
+                if now.generation != state.generation:
+                    continue  # replaced meanwhile, and its files perhaps removed
+                if generation is None and state.generation:
+                    return self._from_store(reader, now)
+                base = Snapshot.base(generation, now.generation_sequence, self._contract.dimension)
                 self._withdrawn = 0
-            except CorruptDataError as error:
+                while base.sequence < now.sequence:
+                    base = self._advanced(base, reader, now, OPEN_BLOCK_ROWS)[0]
+                return base
+
+    def _generation(self, state: State) -> Generation | None:
+        """The current generation opened; None where it is damaged, or was replaced meanwhile."""
+        if self._withdrawn == state.generation:
+            return None
+        try:
+            return self._generations.open(state.generation)
+        except CorruptDataError as error:
+            if self._state().generation == state.generation:
                 # The index is only a cache: the store still has everything, at the price of memory until the
                 # next build.
                 _log.error("generation withdrawn, searching the store's own vectors: %s", error)
                 self._withdrawn = state.generation
-                rows = list(_as_rows(_rows(reader)))
-                return Snapshot.base(None, 0, dimension).advanced(state.sequence, rows, ())
-        return self._advanced(base, reader, state)
+            return None
 
-    def _generation(self, number: int) -> Generation:
-        # What was just built is verified and open: searches must not wait while it is verified once more.
-        built, self._built = self._built, None
-        if built is not None and built.manifest.number == number:
-            return built
-        return Generation(self._store.index_folder / str(number), self._contract.digest)
+    def _from_store(self, reader: Reader, state: State) -> Snapshot:
+        columns = collect(reader, report_nothing)
+        return Snapshot.base(None, 0, self._contract.dimension).advanced(state.sequence, columns, ())
 
-    def _is_generation_current(self, snapshot: Snapshot, state: State) -> bool:
-        return snapshot.generation_number >= state.generation or self._withdrawn == state.generation
+    def _catch_up(self, reader: Reader, state: State, give_up: float) -> None:
+        """Bring the snapshot forward as far as one search may."""
+        num_rows = 0
+        while state.generation_sequence <= self._snapshot.sequence < state.sequence:
+            if num_rows >= self._settings.catch_up_rows_max or (num_rows and time.monotonic() > give_up):
+                return
+            num_rows += self._apply_block(reader, state)
 
-    def _advanced(self, snapshot: Snapshot, reader: Reader, state: State) -> Snapshot:
-        added: list[Row] = []
+    def _apply_block(self, reader: Reader, state: State) -> int:
+        self._snapshot, num_rows = self._advanced(self._snapshot, reader, state, CATCH_UP_BLOCK_ROWS)
+        return num_rows
+
+    def _advanced(
+        self, snapshot: Snapshot, reader: Reader, state: State, rows_max: int
+    ) -> tuple[Snapshot, int]:
+        """The snapshot with about `rows_max` rows more of the journal, and how many they were.
+
+        A template that a later write removed is left out at once.
+        """
+        added: list[int] = []
         removed: list[int] = []
-        for entry in reader.journal(snapshot.sequence + 1, state.sequence):
-            for template_id in entry.added:
-                record = reader.template(template_id)
-                if record is not None:  # None: removed again by a later row of this very journal
-                    added.append(Row(template_id, record.identity_number, record.vector))
-            removed.extend(entry.removed)
-        return snapshot.advanced(state.sequence, added, removed)
-
-
-def _rows(reader: Reader) -> Iterator[tuple[int, int, Vector]]:
-    for template_id, record in reader.templates():
-        yield template_id, record.identity_number, record.vector
-
-
-def _as_rows(rows: Iterator[tuple[int, int, Vector]]) -> Iterator[Row]:
-    for row in rows:
-        yield Row(*row)
+        num_rows, sequence = 0, snapshot.sequence
+        for row in reader.journal(sequence + 1, state.sequence):
+            sequence += 1
+            added += row.added
+            removed += row.removed
+            num_rows += 1 + len(row.added) + len(row.removed)
+            if num_rows >= rows_max:
+                break
+        return snapshot.advanced(sequence, columns_of(reader, added), removed), num_rows

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from engine.errors import InvalidIdError, InvalidInputError
+from engine.errors import InvalidIdError, InvalidInputError, InvalidVectorError
 from engine.types import (
     ATTRIBUTES_BYTES_MAX,
     DIMENSION_MAX,
@@ -17,6 +17,7 @@ from engine.types import (
     SOURCE_BYTES_MAX,
     TEMPLATES_PER_IDENTITY_MAX,
     EmbeddingContract,
+    Enrollment,
     GallerySettings,
 )
 
@@ -56,18 +57,33 @@ def check_identity_id(identity_id: str) -> None:
         )
 
 
-def check_attributes(attributes: Mapping[str, str]) -> None:
+def check_attributes(attributes: Mapping[str, str], name: str = "attributes") -> None:
     """Raise InvalidInputError for an empty key or more than ATTRIBUTES_BYTES_MAX bytes in all."""
     if "" in attributes:
-        raise InvalidInputError("attributes: a key is empty")
+        raise InvalidInputError(f"{name}: a key is empty")
     for text in (*attributes.keys(), *attributes.values()):
         if "\x00" in text or (not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)):
-            raise InvalidInputError("attributes: a key or value holds a NUL or a surrogate")
+            raise InvalidInputError(f"{name}: a key or value holds a NUL or a surrogate")
     size = sum(len(key.encode()) + len(value.encode()) for key, value in attributes.items())
     if size > ATTRIBUTES_BYTES_MAX:
         raise InvalidInputError(
-            f"attributes: {size} bytes of keys and values, at most {ATTRIBUTES_BYTES_MAX} are allowed"
+            f"{name}: {size} bytes of keys and values, at most {ATTRIBUTES_BYTES_MAX} are allowed"
         )
+
+
+def check_enrollment(enrollment: Enrollment, dimension: int) -> None:
+    """Raise InvalidIdError, InvalidInputError or InvalidVectorError for what no gallery can enroll."""
+    check_identity_id(enrollment.identity_id)
+    check_attributes(enrollment.attributes)
+    check_expire_time(enrollment.expire_time)
+    for template in enrollment.templates:
+        check_source(template.source)
+        # One row of another length would make the whole gallery unsearchable.
+        if template.vector.shape != (dimension,):
+            raise InvalidVectorError(
+                f"a template of identity {enrollment.identity_id[:80]!r} has shape "
+                f"{template.vector.shape}, the gallery's have ({dimension},)"
+            )
 
 
 def check_source(source: str) -> None:

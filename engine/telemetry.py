@@ -7,25 +7,20 @@ identity name or attribute can reach it.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import logging
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from engine.errors import SettingsError
-from engine.types import GalleryInfo
+from engine.logs import LOGGER, REQUEST_EVENT
 
-LOGGER = logging.getLogger("identiface")
-REQUEST_EVENT = "rpc"
-"""What the line of a request calls itself."""
+if TYPE_CHECKING:
+    from engine.types import GalleryInfo
+
 REQUEST_ID_CHARACTERS_MAX = 64
 """Of a request id in a log line; the rest is cut."""
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
@@ -102,9 +97,11 @@ class RequestRecord:
 
 
 class Telemetry:
-    """Counts and logs requests; one for each server."""
+    """Counts and logs requests; one for each process that serves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_lines: bool = True) -> None:
+        """Without `has_lines` requests are only counted: who asked this process writes their lines."""
+        self._has_lines = has_lines
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "identiface_requests", "Rpcs answered, by code.", ("rpc", "code"), registry=self.registry
@@ -138,7 +135,8 @@ class Telemetry:
             self._streams_open.dec()
         self._requests.labels(record.rpc, record.code).inc()
         self._latency.labels(record.rpc).observe(record.latency_s())
-        LOGGER.info(REQUEST_EVENT, extra={"fields": record.fields()})
+        if self._has_lines:
+            LOGGER.info(REQUEST_EVENT, extra={"fields": record.fields()})
 
     def set_device(self, device: str, model: str) -> None:
         """Publish the device really used and the network's name."""
@@ -146,33 +144,39 @@ class Telemetry:
 
     def watch_galleries(self, infos: Callable[[], Iterable[GalleryInfo]]) -> None:
         """Publish the sizes of all galleries, asked for whenever the metrics are read."""
-        self.registry.register(_GallerySizes(infos))
+        self.registry.register(GallerySizes(infos))
 
     def serve_metrics(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Serve the metrics over HTTP; returns the port bound and what stops it.
-
-        Raises SettingsError where the address cannot be bound.
-        """
-        try:
-            server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise SettingsError(
-                f"metrics_listen: cannot listen on {host}:{port}: {error.strerror}"
-            ) from error
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return int(server.server_port), stop
+        """As `serve_registry`."""
+        return serve_registry(self.registry, host, port)
 
 
-class _GallerySizes(Collector):
+def serve_registry(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
+    """Serve metrics over HTTP; returns the port bound and what stops it.
+
+    Raises SettingsError where the address cannot be bound.
+    """
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise SettingsError(f"metrics_listen: cannot listen on {host}:{port}: {error.strerror}") from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return int(server.server_port), stop
+
+
+class GallerySizes(Collector):
+    """Sizes of all galleries, asked for whenever they are read."""
+
     def __init__(self, infos: Callable[[], Iterable[GalleryInfo]]):
         self._infos = infos
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read them."""
         identities = GaugeMetricFamily(
             "identiface_gallery_identities", "Enrolled identities.", labels=["gallery"]
         )
@@ -188,70 +192,3 @@ class _GallerySizes(Collector):
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Name no metrics beforehand: registering then reads no gallery."""
         return iter(())
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write the record and its extra `fields`."""
-        line = {
-            "time": _utc(record.created).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info and record.exc_info[1]:
-            line["traceback"] = redacted_traceback(record.exc_info[1])
-        return msgspec.json.encode(line).decode()
-
-
-class TextFormatter(logging.Formatter):
-    """One readable line, for terminals."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write the record and its extra `fields`."""
-        fields = dict(getattr(record, "fields", {}))
-        stages_ms = fields.pop("stages_ms", {})
-        words = [f"{_utc(record.created).astimezone():%H:%M:%S}"]
-        if record.levelno >= logging.WARNING:
-            words.append(record.levelname)
-        if record.getMessage() != REQUEST_EVENT:
-            words.append(record.getMessage())
-        words.extend(f"{name}={_one_line(value)}" for name, value in fields.items())
-        words.extend(f"{name}={value}ms" for name, value in stages_ms.items())
-        if record.exc_info and record.exc_info[1]:
-            words.append("\n" + redacted_traceback(record.exc_info[1]).rstrip())
-        return " ".join(words)
-
-
-def configure_logging(stream: TextIO = sys.stdout) -> None:
-    """Send all logging of the process to `stream`: JSON lines, or readable ones where it is a terminal."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # A reader of stdout that went away must not make every request print a stack trace.
-    logging.raiseExceptions = False
-
-
-def redacted_traceback(error: BaseException) -> str:
-    """Write an exception's frames and classes, innermost last, without its messages: those may hold names."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return "".join(
-        "".join(traceback.format_tb(each.__traceback__))
-        + f"{type(each).__module__}.{type(each).__qualname__}\n"
-        for each in reversed(chain)
-    )
-
-
-def _utc(unix_s: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(unix_s, dt.UTC)
-
-
-def _one_line(value: object) -> str:
-    text = str(value)
-    return text if text.isprintable() and " " not in text else ascii(text)

@@ -46,6 +46,9 @@ PROBES_MAX = 256
 """Probes in one call."""
 PICTURES_MAX = 64
 """Pictures in one call."""
+RECALL_PROBES_DEFAULT = 1000
+RECALL_PROBES_MAX = 10_000
+"""Probes of one measurement of an index."""
 REMOVE_ITEMS_MAX = 1000
 """Identities removed in one commit."""
 PAGE_ITEMS_DEFAULT = 100
@@ -68,6 +71,24 @@ class Decision(enum.StrEnum):
     MATCH = "MATCH"
     REVIEW = "REVIEW"
     NO_MATCH = "NO_MATCH"
+
+
+class Fusion(enum.StrEnum):
+    """How the similarities of an identity's templates become the identity's."""
+
+    MAX = "max"
+    """That of its best template."""
+    MEAN = "mean"
+    """The mean over all of its templates."""
+
+
+class Consistency(enum.StrEnum):
+    """Which writes a search must see."""
+
+    STRONG = "strong"
+    """Every write answered before it, on any worker; while a worker is far behind it is UnavailableError."""
+    EVENTUAL = "eventual"
+    """Those that the worker has; the answer names the sequence."""
 
 
 class ThresholdOrigin(enum.StrEnum):
@@ -178,6 +199,27 @@ class Enrollment:
     """Beyond the gallery's most templates the one of lowest quality goes, instead of an error."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Templates side by side, in ascending order of their ids: what an index is made of."""
+
+    template_ids: NDArray[np.uint64]
+    """uint64[n], ascending"""
+    identity_numbers: NDArray[np.uint64]
+    """uint64[n]"""
+    vectors: Vectors
+    """float32[n, d]"""
+
+    @classmethod
+    def empty(cls, num_rows: int, dimension: int) -> Columns:
+        """Memory for so many rows, to be filled."""
+        return cls(
+            np.empty(num_rows, np.uint64),
+            np.empty(num_rows, np.uint64),
+            np.empty((num_rows, dimension), np.float32),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """Makes a retried write safe: the same key with the same body gets the first answer, for 24 h."""
@@ -224,12 +266,27 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How a gallery is searched, beside k and the threshold."""
+
+    exact: bool = False
+    """Whether the candidates must be proven to be those of an exact scan; takes longer in a large gallery."""
+    fusion: Fusion = Fusion.MAX
+    filter: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Attributes that an identity must have, all of them, to be a candidate; empty: everybody may be."""
+    consistency: Consistency = Consistency.STRONG
+
+
+SEARCH_DEFAULTS = SearchOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An enrolled identity that a probe may be of."""
 
     identity_id: str
     similarity: float
-    """Cosine of the probe and the identity's best template, -1..1."""
+    """Cosine of the probe and the identity's templates, fused as asked for, -1..1."""
     template_id: int
     """The best template."""
 
@@ -248,7 +305,7 @@ class Identification:
     num_searched: int
     """Templates that were searched."""
     is_exact: bool
-    """Whether the candidates are those of an exact scan."""
+    """Whether the candidates are proven to be those of an exact scan. Their similarities always are exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +342,29 @@ class GalleryInfo:
     sequence: int
     create_time: float
     """Unix time, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often a default search found what an exact scan finds."""
+
+    num_probes: int
+    top1: float
+    """Share of probes with the same nearest template, 0..1."""
+    top10: float
+    """Share of the ten nearest templates that were among the ten found, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStatus:
+    """What a gallery's index is."""
+
+    generation: int = 0
+    """Number of the current generation; 0: none yet."""
+    kind: str = ""
+    """What it is, "flat" where its search is exact; empty: none yet."""
+    agreement: Agreement | None = None
+    """What was last measured of it; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

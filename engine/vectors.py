@@ -48,6 +48,19 @@ def similarity(one: Vector, other: Vector) -> float:
     return max(-1.0, min(1.0, float(one.astype(np.float64) @ other.astype(np.float64))))
 
 
+def check_units(vectors: Vectors, dimension: int) -> None:
+    """Raise InvalidVectorError unless float32[n, d] of unit length within UNIT_TOLERANCE."""
+    if vectors.ndim != 2 or vectors.shape[1] != dimension or vectors.dtype != np.float32:
+        raise InvalidVectorError(
+            f"probes are {vectors.dtype}{list(vectors.shape)}, the gallery takes float32[n, {dimension}]"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_fine = np.abs(np.vecdot(vectors, vectors) - 1.0) <= 2 * UNIT_TOLERANCE
+    if not is_fine.all():
+        row = int(np.argmin(is_fine))
+        raise InvalidVectorError(f"probe {row} holds NaN or Inf, or is not of unit length")
+
+
 def check_batch(
     data: Sequence[bytes], dimension: int, *, normalize: Sequence[bool], names: Sequence[str]
 ) -> tuple[Vectors, dict[int, InvalidVectorError]]:

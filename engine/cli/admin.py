@@ -1,4 +1,4 @@
-"""The verbs `status` and `build`, for operators. Knows nothing of faces."""
+"""The verbs `status`, `build` and `recall`, for operators. Knows nothing of faces."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import sys
 
 from engine.cli import output
-from engine.cli.arguments import Verbs, add_server_options, gallery_name
+from engine.cli.arguments import Verbs, add_server_options, gallery_name, whole
 from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
 from engine.errors import EngineError
+from engine.types import RECALL_PROBES_DEFAULT, RECALL_PROBES_MAX
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -18,7 +19,8 @@ def add_verbs(verbs: Verbs) -> None:
         "status",
         help="say what the server is and holds",
         description="Say what the server is and holds. Of each gallery, sequence is the number of its last"
-        " write, and generation the number of its index, 0 or - until one is built.",
+        " write, generation the number of its index, 0 or - until one is built, kind what that is, and top-1"
+        " and top-10 what `identiface recall` last measured of it.",
     )
     status.set_defaults(run=_status)
     add_server_options(status)
@@ -32,6 +34,34 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
     build.set_defaults(run=_build)
     add_server_options(build)
+    _add_recall(verbs)
+
+
+def _add_recall(verbs: Verbs) -> None:
+    recall = verbs.add_parser(
+        "recall",
+        help="measure how often an index finds what an exact scan finds",
+        description="Measure how often a default search finds what an exact scan of the gallery's own vectors"
+        " finds, and keep the result with the index; searches go on; --timeout-s does not apply.",
+        epilog="example:\n  identiface recall staff --probes 2000\n",
+    )
+    recall.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
+    recall.add_argument(
+        "--probes",
+        metavar="NUMBER",
+        type=lambda text: whole(text, 1, RECALL_PROBES_MAX),
+        default=RECALL_PROBES_DEFAULT,
+        help=f"probes to compare, 1 to {RECALL_PROBES_MAX:,} (default: {RECALL_PROBES_DEFAULT:,})",
+    )
+    recall.add_argument(
+        "--seed",
+        metavar="NUMBER",
+        type=lambda text: whole(text, 0, 2**64 - 1),
+        default=0,
+        help="of the choice of probes: the same seed measures the same (default: 0)",
+    )
+    recall.set_defaults(run=_recall)
+    add_server_options(recall)
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -58,3 +88,22 @@ def _build(arguments: argparse.Namespace) -> None:
         print_json(output.build_json(arguments.gallery, last))
     else:
         print_lines(output.build_lines(arguments.gallery, last))
+
+
+def _recall(arguments: argparse.Namespace) -> None:
+    is_watched = sys.stderr.isatty() and not arguments.json
+    last = None
+    with open_client(arguments) as client:
+        for last in client.measure_recall(
+            arguments.gallery, num_probes=arguments.probes, seed=arguments.seed
+        ):
+            if is_watched:
+                sys.stderr.write(f"\r{last.num_done:,} of {last.num_total:,} probes compared")
+    if is_watched:
+        sys.stderr.write("\r\033[K")
+    if last is None or last.agreement is None:
+        raise EngineError(f"the server ended the measurement of {arguments.gallery} without an answer")
+    if arguments.json:
+        print_json(output.recall_json(arguments.gallery, last))
+    else:
+        print_lines(output.recall_lines(arguments.gallery, last, last.agreement))

@@ -1,6 +1,7 @@
 """What the verbs have in common: the parser, the types of arguments, the options of a server's verbs.
 
-Knows no verb. Imports no network: every `identiface --help` passes through here.
+Knows no verb. Imports no network, and neither gRPC nor numpy: `serve` passes through here, too, and its
+parent of workers does without them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ import unicodedata
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from engine.client.client import TIMEOUT_S
 from engine.errors import InvalidIdError
-from engine.rules import GALLERY_ID, check_identity_id
-from engine.types import K_MAX
 from engine.wire.address import DEFAULT_ADDRESS, PORT_MAX, can_be_dialled
-from engine.wire.values import FACE_PX_MIN
+from engine.wire.limits import FACE_PX_MIN, TIMEOUT_S
 
 SERVER_VARIABLE = "IDENTIFACE_SERVER"
 
@@ -124,6 +122,8 @@ def name(text: str) -> str:
 
 def gallery_name(text: str) -> str:
     """Take what a gallery or an alias may be called."""
+    from engine.rules import GALLERY_ID
+
     text = name(text)
     if not GALLERY_ID.fullmatch(text):
         raise argparse.ArgumentTypeError(
@@ -135,6 +135,8 @@ def gallery_name(text: str) -> str:
 
 def identity_name(text: str) -> str:
     """Take what an identity may be called."""
+    from engine.rules import check_identity_id
+
     text = name(text)
     try:
         check_identity_id(text)
@@ -171,6 +173,8 @@ def whole(text: str, smallest: int, largest: int) -> int:
 
 def candidates(text: str) -> int:
     """Take a number of candidates."""
+    from engine.types import K_MAX
+
     return whole(text, 1, K_MAX)
 
 

@@ -31,7 +31,7 @@ from engine.cli.pictures import (
 from engine.client import Client, EnrollOptions, FaceEnrollResult, Picture
 from engine.errors import EngineError, InvalidInputError
 from engine.types import TEMPLATES_PER_IDENTITY_MAX, FaceChoice
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 _ENROLL = """\
 All pictures of a call are enrolled together or, where one of them cannot be, none. With --evict more than

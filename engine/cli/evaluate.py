@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.cli.arguments import Verbs, add_json_option, face_px
 from engine.cli.layout import print_json, print_lines, table
+from engine.wire.limits import FACE_PX_MIN
 
 if TYPE_CHECKING:
     from engine.trainer.evaluate import PairsReport
@@ -63,8 +64,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--min-face-px",
         metavar="PIXELS",
         type=face_px,
-        help="smallest face to look for, in pixels of its box's side (default: that for LFW's pictures,"
-        " which the answer names)",
+        help=f"size of face at which the search starts, in pixels of its box's side, {FACE_PX_MIN} or more;"
+        " boxes may come out down to about half of it (default: that for LFW's pictures, which the answer"
+        " names)",
     )
     add_json_option(pairs)
     pairs.set_defaults(run=_pairs)

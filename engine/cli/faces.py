@@ -13,6 +13,7 @@ from engine.cli.arguments import (
     Verbs,
     add_face_options,
     add_server_options,
+    attribute,
     candidates,
     gallery_name,
     identity_name,
@@ -34,7 +35,7 @@ from engine.cli.pictures import (
 )
 from engine.client import Client, FaceIdentification, Picture
 from engine.errors import EngineError, InvalidInputError
-from engine.types import EmbeddedFace, Face, FaceChoice, Vector
+from engine.types import EmbeddedFace, Face, FaceChoice, Fusion, Vector
 
 if TYPE_CHECKING:
     from engine.embedding.draw import Label
@@ -49,6 +50,7 @@ With --json, several pictures give one object a line.
 
 example:
   identiface identify staff group.jpg --face all --plot who.png
+  identiface identify staff door.jpg --filter site=berlin --exact
   curl -s https://example.org/door.jpg | identiface identify staff - --json
 """
 _VERIFY = """\
@@ -115,10 +117,34 @@ def _add_identify(verbs: Verbs) -> None:
         help=f"candidates to show for each face, 1 to 100 (default: {CANDIDATES})",
     )
     _add_threshold(identify)
+    _add_search_options(identify)
     add_face_options(identify, FACES, "largest")
     _add_plot(identify)
     identify.set_defaults(run=_identify)
     add_server_options(identify)
+
+
+def _add_search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="prove the candidates to be those of an exact scan; takes longer in a large gallery",
+    )
+    parser.add_argument(
+        "--filter",
+        metavar="KEY=VALUE",
+        type=attribute,
+        action="append",
+        default=[],
+        help="only identities with this attribute are candidates; given several times, all must hold",
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=tuple(fusion.value for fusion in Fusion),
+        default=Fusion.MAX.value,
+        help="what an identity's similarity is: that of its best template, or the mean over all of its"
+        " templates, which needs a threshold of its own (default: max)",
+    )
 
 
 def _add_verify(verbs: Verbs) -> None:
@@ -174,6 +200,8 @@ def _identify(arguments: argparse.Namespace) -> None:
             ],
         )
 
+    if len(dict(arguments.filter)) < len(arguments.filter):
+        raise UsageError("--filter names an attribute twice: an identity has one value of each")
     files = _find_pictures(arguments)
     with open_client(arguments) as client:
         _ask_and_show(
@@ -184,6 +212,9 @@ def _identify(arguments: argparse.Namespace) -> None:
                 [_picture(arguments, data) for data in pictures],
                 arguments.k,
                 threshold=arguments.threshold,
+                exact=arguments.exact,
+                fusion=Fusion(arguments.fusion),
+                filter=dict(arguments.filter),
             ),
             show,
         )

@@ -15,11 +15,12 @@ from engine.client import (
     FaceEnrollResult,
     FaceIdentification,
     FaceVerification,
+    RecallProgress,
     ServedGallery,
     ServerStatus,
 )
 from engine.errors import EngineError
-from engine.types import Box, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
+from engine.types import Agreement, Box, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
 
 _ORIGINS = {
     ThresholdOrigin.CONTRACT: "network",
@@ -306,6 +307,13 @@ def galleries_lines(galleries: Sequence[ServedGallery]) -> list[str]:
     return table(header, rows)
 
 
+def agreement_json(agreement: Agreement | None) -> Json | None:
+    """Tell what was measured of an index."""
+    if agreement is None:
+        return None
+    return {"probes": agreement.num_probes, "top1": agreement.top1, "top10": agreement.top10}
+
+
 def status_json(status: ServerStatus) -> Json:
     """Tell what a server is and holds."""
     return {
@@ -320,6 +328,8 @@ def status_json(status: ServerStatus) -> Json:
                 "templates": gallery.num_templates,
                 "sequence": gallery.sequence,
                 "generation": gallery.generation,
+                "kind": gallery.kind,
+                "agreement": agreement_json(gallery.agreement),
             }
             for gallery in status.galleries
         ],
@@ -341,10 +351,13 @@ def status_lines(server: str, status: ServerStatus) -> list[str]:
             gallery.num_templates,
             gallery.sequence,
             gallery.generation or NONE,
+            gallery.kind or NONE,
+            NONE if gallery.agreement is None else f"{gallery.agreement.top1:.2%}",
+            NONE if gallery.agreement is None else f"{gallery.agreement.top10:.2%}",
         )
         for gallery in status.galleries
     ]
-    header = ("gallery", "identities", "templates", "sequence", "generation")
+    header = ("gallery", "identities", "templates", "sequence", "generation", "kind", "top-1", "top-10")
     return [head, *(table(header, rows, "  ") if rows else [])]
 
 
@@ -363,4 +376,23 @@ def build_lines(gallery_id: str, progress: BuildProgress) -> list[str]:
     return [
         f"{gallery_id}: generation {progress.generation} of {count(progress.num_total, 'template')}"
         f" is current, covering sequence {progress.sequence}"
+    ]
+
+
+def recall_json(gallery_id: str, progress: RecallProgress) -> Json:
+    """Tell what was measured."""
+    return {
+        "id": gallery_id,
+        "generation": progress.generation,
+        "kind": progress.kind,
+        "agreement": agreement_json(progress.agreement),
+    }
+
+
+def recall_lines(gallery_id: str, progress: RecallProgress, measured: Agreement) -> list[str]:
+    """Say what was measured."""
+    return [
+        f"{gallery_id}: generation {progress.generation} ({progress.kind}) finds the nearest template of an"
+        f" exact scan for {measured.top1:.2%} of {count(measured.num_probes, 'probe')}, and"
+        f" {measured.top10:.2%} of the ten nearest"
     ]

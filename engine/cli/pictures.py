@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from engine.cli.arguments import UsageError
 from engine.errors import EngineError, InvalidInputError
 from engine.types import SOURCE_BYTES_MAX
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Of files in a folder that are taken for pictures; a file named by itself may be called anything."""

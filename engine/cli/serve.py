@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import UsageError, Verbs, address, face_px
+from engine.cli.arguments import UsageError, Verbs, address, face_px, whole
 from engine.wire.address import DEFAULT_ADDRESS
-from engine.wire.values import FACE_PX_MIN
+from engine.wire.limits import FACE_PX_MIN
 
 _EPILOG = """\
 SIGTERM stops it after the work in progress; every answered write is on disk already, so kill -9 loses
@@ -16,7 +16,8 @@ nothing, too.
 
 tables and keys of the settings file; flags win over it:
   (above all tables)  data, listen, port_file, insecure, metrics_listen, threads, unary_queue_max,
-      streams_max, message_size_bytes_max, keepalive_s, max_connection_age_s, grace_s
+      streams_max, message_size_bytes_max, keepalive_s, max_connection_age_s, grace_s, workers,
+      embed_workers, worker_silence_s
   [embedding]  model, device, num_threads
   [embedding.pipeline.limits]  bytes_max, pixels_max, side_px_max, frames_max
   [embedding.pipeline.detector]  min_face_px, thresholds, factor, pyramid_pixels_max, faces_max,
@@ -24,14 +25,24 @@ tables and keys of the settings file; flags win over it:
   [embedding.pipeline.batcher]  batch_items_max, batch_pixels_max, wait_ms_max, queue_items_max,
       queue_pixels_max
   [galleries]  open_galleries_max, maintenance_s
-  [galleries.store]  map_size_bytes_max, commit_records_max, commit_ms_max, queue_writes_max, receipts_s
-  [galleries.index]  delta_rows_max, dead_share_max, journal_rows_max
+  [galleries.store]  map_size_bytes_max, commit_records_max, commit_ms_max, commit_pause_ms,
+      queue_writes_max, receipts_s
+  [galleries.index]  delta_rows_max, dead_share_max, journal_rows_max, flat_rows_max,
+      build_inline_rows_max, catch_up_rows_max, catch_up_ms_max, search_device
 
 example:
   identiface serve --data faces
   identiface serve --data faces --model none                                   vectors only, without torch
+  identiface serve --data faces --workers 4                                    on several cores
   identiface serve --data faces --listen 127.0.0.1:0 --port-file port.txt      for scripts
 """
+
+
+def workers(text: str) -> int:
+    """Take a number of processes."""
+    from engine.server.settings import WORKERS_MAX
+
+    return whole(text, 1, WORKERS_MAX)
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -86,13 +97,30 @@ def add_verbs(verbs: Verbs) -> None:
         type=address,
         help="show metrics to Prometheus here, with names and sizes of galleries (default: no)",
     )
+    _add_processes(serve)
     serve.add_argument("--config", metavar="FILE.toml", type=Path, help="settings file")
     serve.set_defaults(run=_serve)
 
 
+def _add_processes(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--workers",
+        metavar="N",
+        type=workers,
+        help="processes that serve one port and one data folder as equals, about one for each core; clients"
+        " need several connections to use them all (default: 1)",
+    )
+    serve.add_argument(
+        "--embed-workers",
+        metavar="N",
+        type=workers,
+        help="with several workers: processes that embed their pictures, about one for each device"
+        " (default: 1)",
+    )
+
+
 def _serve(arguments: argparse.Namespace) -> None:
     from engine import config
-    from engine.server.serve import run
     from engine.server.settings import ServeSettings
 
     base = {} if arguments.config is None else config.read_file(arguments.config)
@@ -101,7 +129,15 @@ def _serve(arguments: argparse.Namespace) -> None:
         # A misspelt key, perhaps of this very one, is named first.
         config.build(ServeSettings, {**values, "data": "."})
         raise UsageError("--data is needed: the folder that keeps all galleries")
-    run(config.build(ServeSettings, values))
+    settings = config.build(ServeSettings, values)
+    if settings.workers > 1:
+        from engine.server import parent
+
+        parent.run(settings)
+    else:
+        from engine.server import serve
+
+        serve.run(settings)
 
 
 def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -115,5 +151,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "port_file": arguments.port_file,
         "insecure": arguments.insecure,
         "metrics_listen": arguments.metrics_listen,
+        "workers": arguments.workers,
+        "embed_workers": arguments.embed_workers,
         "embedding": embedding,
     }

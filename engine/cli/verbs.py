@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from engine import __version__
-from engine.cli import INTERRUPTED, admin, enrolled, evaluate, faces, galleries, serve
+from engine.cli import INTERRUPTED, serve
 from engine.cli.arguments import Parser, UsageError, one_line
 from engine.errors import (
     DeadlineError,
@@ -58,7 +58,8 @@ _HINTS: dict[type[EngineError], str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit code. Raises SystemExit with 2 for wrong usage and 0 after --help."""
     _open_output()
-    return answer(build_parser().parse_args(argv))
+    given = sys.argv[1:] if argv is None else argv
+    return answer(build_parser(is_for_serve=list(given[:1]) == ["serve"]).parse_args(given))
 
 
 def answer(arguments: argparse.Namespace) -> int:
@@ -84,8 +85,8 @@ def answer(arguments: argparse.Namespace) -> int:
     return ANSWERED
 
 
-def build_parser() -> Parser:
-    """Make the parser of all verbs."""
+def build_parser(*, is_for_serve: bool = False) -> Parser:
+    """Make the parser of all verbs, or of `serve` alone, which need not wait for what the others import."""
     parser = Parser(
         prog="identiface",
         description="Who is in this picture, against N enrolled people, on your own machines.",
@@ -94,11 +95,11 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"identiface {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     serve.add_verbs(verbs)
-    galleries.add_verbs(verbs)
-    enrolled.add_verbs(verbs)
-    faces.add_verbs(verbs)
-    admin.add_verbs(verbs)
-    evaluate.add_verbs(verbs)
+    if not is_for_serve:
+        from engine.cli import admin, enrolled, evaluate, faces, galleries
+
+        for module in (galleries, enrolled, faces, admin, evaluate):
+            module.add_verbs(verbs)
     return parser
 
 

@@ -26,12 +26,16 @@ from engine.client.values import (
     Picture,
     Probe,
     RawVector,
+    RecallProgress,
     Sample,
+    SearchKeywords,
     ServedGallery,
     ServerStatus,
 )
+from engine.types import Agreement
 
 __all__ = [
+    "Agreement",
     "BatchRemoveResult",
     "BuildProgress",
     "Client",
@@ -45,7 +49,9 @@ __all__ = [
     "Picture",
     "Probe",
     "RawVector",
+    "RecallProgress",
     "Sample",
+    "SearchKeywords",
     "ServedGallery",
     "ServerStatus",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.client.calls import Calls
-from engine.client.values import BuildProgress, ServerStatus, server_status
+from engine.client.values import BuildProgress, RecallProgress, ServerStatus, server_status
 from engine.pb.identiface.v1 import admin_pb2
+from engine.wire.answers import unpack_agreement
 
 
 class AdminCalls(Calls):
@@ -35,6 +36,30 @@ class AdminCalls(Calls):
                         answer.is_done,
                         answer.generation,
                         answer.sequence,
+                    )
+            finally:
+                call.cancel()
+
+    def measure_recall(
+        self, gallery_id: str, *, num_probes: int = 0, seed: int = 0, timeout_s: float | None = None
+    ) -> Iterator[RecallProgress]:
+        """Measure how often the default search finds what an exact scan finds; yields how far it is.
+
+        The last has `agreement`, which Status shows from then on. With 0 `num_probes` the server takes 1,000.
+        Without `timeout_s` it may last as long as it likes. Raises GalleryNotFoundError, InvalidInputError,
+        PreconditionError where no index was built yet.
+        """
+        with self._pool.lease() as connection:
+            request = admin_pb2.MeasureRecallRequest(gallery_id=gallery_id, num_probes=num_probes, seed=seed)
+            call = connection.admin.MeasureRecall(request, timeout=timeout_s)
+            try:
+                for answer in call:
+                    yield RecallProgress(
+                        answer.num_done,
+                        answer.num_total,
+                        unpack_agreement(answer.agreement) if answer.is_done else None,
+                        answer.generation,
+                        answer.kind,
                     )
             finally:
                 call.cancel()

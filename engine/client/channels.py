@@ -23,7 +23,8 @@ from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from engine.pb.identiface.v1.gallery_pb2_grpc import GalleryServiceStub
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceStub
 from engine.wire.address import DEFAULT_ADDRESS, can_be_dialled, is_local
-from engine.wire.errors import MESSAGE_SIZE_BYTES_MAX, from_rpc_error
+from engine.wire.errors import from_rpc_error
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 ATTEMPTS_MAX = 4
 """Attempts of one call, the first included, while the server is UNAVAILABLE."""

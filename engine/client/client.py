@@ -17,9 +17,8 @@ from engine.client.galleries import GalleryCalls
 from engine.client.identification import IdentificationCalls
 from engine.errors import InvalidInputError, UnavailableError
 from engine.wire.address import DEFAULT_ADDRESS
+from engine.wire.limits import TIMEOUT_S
 
-TIMEOUT_S = 30.0
-"""Time allowed for a call that is no stream, where the caller names no other."""
 NUM_CHANNELS = 4
 READY_POLL_S = 0.1
 """Pause between two looks at whether the server is ready."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Unpack
 
 from google.protobuf.message import Message
 
@@ -12,6 +13,7 @@ from engine.client.values import (
     FaceIdentification,
     FaceVerification,
     Probe,
+    SearchKeywords,
     face_identification,
     face_verification,
     identify_outcome,
@@ -19,7 +21,8 @@ from engine.client.values import (
 )
 from engine.errors import EngineError
 from engine.pb.identiface.v1 import identification_pb2
-from engine.types import K_DEFAULT, FaceChoice
+from engine.types import K_DEFAULT, FaceChoice, SearchOptions
+from engine.wire.questions import pack_search_options
 
 
 class IdentificationCalls(Calls):
@@ -39,18 +42,19 @@ class IdentificationCalls(Calls):
         min_face_px: int | None = None,
         contract_digest: str = "",
         timeout_s: float | None = None,
+        **how: Unpack[SearchKeywords],
     ) -> list[FaceIdentification]:
         """Search a gallery for each face meant of a picture, or for a unit vector; largest face first.
 
         Returns an empty list where the picture shows no face. `choice` (None: the largest) and `min_face_px`
-        are for a picture given as bytes. Raises GalleryNotFoundError, InvalidInputError and its kinds,
-        ContractMismatchError, NoEmbedderError.
+        are for a picture given as bytes; `exact`, `fusion`, `filter` and `consistency` say how to search.
+        Raises GalleryNotFoundError, InvalidInputError and its kinds, ContractMismatchError, NoEmbedderError.
         """
         with self._pool.lease() as connection:
             request = identification_pb2.IdentifyRequest(
                 gallery_id=gallery_id,
                 probe=probe_message(probe, choice, min_face_px),
-                options=_options(k, threshold, contract_digest),
+                options=pack_search_options(SearchOptions(**how), k, threshold, contract_digest),
             )
             answer = connection.identification.Identify(request, timeout=self._seconds(timeout_s))
         return [face_identification(face) for face in answer.faces]
@@ -64,6 +68,7 @@ class IdentificationCalls(Calls):
         threshold: float | None = None,
         contract_digest: str = "",
         timeout_s: float | None = None,
+        **how: Unpack[SearchKeywords],
     ) -> list[list[FaceIdentification] | EngineError]:
         """Search for 1 to 256 probes in one call; each has its own answer or error, in order.
 
@@ -74,7 +79,7 @@ class IdentificationCalls(Calls):
             request = identification_pb2.BatchIdentifyRequest(
                 gallery_id=gallery_id,
                 probes=[probe_message(probe) for probe in probes],
-                options=_options(k, threshold, contract_digest),
+                options=pack_search_options(SearchOptions(**how), k, threshold, contract_digest),
             )
             answer = connection.identification.BatchIdentify(request, timeout=self._seconds(timeout_s))
         return [identify_outcome(outcome) for outcome in answer.outcomes]
@@ -89,6 +94,7 @@ class IdentificationCalls(Calls):
         contract_digest: str = "",
         probes_per_message: int = 1,
         timeout_s: float | None = None,
+        **how: Unpack[SearchKeywords],
     ) -> Iterator[list[FaceIdentification] | EngineError]:
         """Search for probes as they come; yields the answer or error of each, in order.
 
@@ -104,7 +110,7 @@ class IdentificationCalls(Calls):
                 gallery_id,
                 probes,
                 probes_per_message,
-                _options(k, threshold, contract_digest),
+                pack_search_options(SearchOptions(**how), k, threshold, contract_digest),
             ),
             timeout_s,
         )
@@ -165,10 +171,6 @@ class IdentificationCalls(Calls):
             )
             answer = connection.identification.Verify(request, timeout=self._seconds(timeout_s))
         return face_verification(answer)
-
-
-def _options(k: int, threshold: float | None, contract_digest: str) -> identification_pb2.SearchOptions:
-    return identification_pb2.SearchOptions(k=k, threshold=threshold, contract_digest=contract_digest)
 
 
 def _identify_requests(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from engine.errors import EngineError, InvalidInputError
 from engine.pb.identiface.v1 import admin_pb2, enrollment_pb2, gallery_pb2, identification_pb2, types_pb2
 from engine.types import (
+    Agreement,
+    Consistency,
     EmbeddingContract,
     EnrollResult,
     Face,
     FaceChoice,
+    Fusion,
     GalleryInfo,
     Identification,
     Identity,
@@ -24,6 +27,7 @@ from engine.types import (
     Verification,
 )
 from engine.wire.answers import (
+    unpack_agreement,
     unpack_enroll_result,
     unpack_identification,
     unpack_identity,
@@ -54,6 +58,19 @@ class RawVector:
 
     vector: Vector
     """float32[d]."""
+
+
+class SearchKeywords(TypedDict, total=False):
+    """How to search, as keywords: the fields of engine.types.SearchOptions."""
+
+    exact: bool
+    """Prove the candidates to be those of an exact scan; takes longer in a large gallery."""
+    fusion: Fusion
+    """Whether an identity is as similar as its best template (MAX, as without this) or as all in the mean."""
+    filter: Mapping[str, str]
+    """Attributes that an identity must have, all of them, to be a candidate."""
+    consistency: Consistency
+    """STRONG, as without this: every write answered before is seen; EVENTUAL: what the worker has."""
 
 
 Probe = bytes | Picture | Vector | RawVector
@@ -147,6 +164,10 @@ class GalleryStatus:
     """Number of the last committed write."""
     generation: int
     """Number of the current generation of the index; 0: none yet."""
+    kind: str = ""
+    """What the generation is, "flat" where its search is exact; empty: none yet."""
+    agreement: Agreement | None = None
+    """What was last measured of it; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +197,22 @@ class BuildProgress:
     """Its number, when done."""
     sequence: int
     """The sequence that it covers, when done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecallProgress:
+    """How far a measurement of an index's agreement with exact search is."""
+
+    num_done: int
+    """Probes compared."""
+    num_total: int
+    """Probes to compare."""
+    agreement: Agreement | None
+    """What was found, when done."""
+    generation: int
+    """Generation that was measured, when done."""
+    kind: str
+    """What it is, when done."""
 
 
 Extended = TypeVar("Extended")
@@ -294,6 +331,8 @@ def server_status(message: admin_pb2.StatusResponse) -> ServerStatus:
             gallery.num_templates,
             gallery.sequence,
             gallery.generation,
+            gallery.kind,
+            unpack_agreement(gallery.agreement) if gallery.HasField("agreement") else None,
         )
         for gallery in message.galleries
     )

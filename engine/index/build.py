@@ -7,15 +7,17 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import CorruptDataError, DataFolderError, StorageFullError
+from engine.index import codes
+from engine.index.exact import BoundCode
 from engine.index.faiss_library import FAISS_VERSION, library
 from engine.index.generation import (
+    CODED,
+    FLAT,
     IDENTITY_NUMBERS,
     MANIFEST,
     TEMPLATE_IDS,
@@ -26,25 +28,16 @@ from engine.index.generation import (
     seal,
     sha256,
 )
-from engine.types import Vector, Vectors
+from engine.index.parameters import FLAT_ROWS_MAX, choose
+from engine.types import Columns, Vector
 
 ROWS_PER_REPORT = 10_000
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
 """None: numpy names no number where the disk took only a part."""
 _SHORT_WRITE = "write error"
 """What FAISS says in a RuntimeError where the disk took only a part."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The rows of a generation to be, in order of their template ids."""
-
-    template_ids: NDArray[np.uint64]
-    """uint64[n], ascending"""
-    identity_numbers: NDArray[np.uint64]
-    """uint64[n]"""
-    vectors: Vectors
-    """float32[n, d]"""
+_NUM_ROWS, _NUM_FLOATS = slice(8, 16), slice(-8, None)
+"""Where the head of a FAISS flat index has them, uint64 little-endian."""
 
 
 def collect(
@@ -58,54 +51,65 @@ def collect(
     `progress(done, total)` is called every ROWS_PER_REPORT rows. Raises CorruptDataError where there are more
     or fewer than `num_rows`.
     """
-    template_ids = np.empty(num_rows, np.uint64)
-    identity_numbers = np.empty(num_rows, np.uint64)
-    vectors = np.empty((num_rows, dimension), np.float32)
-    row = 0
+    columns, row = Columns.empty(num_rows, dimension), 0
     for template_id, identity_number, vector in rows:
         if row < num_rows:
-            template_ids[row], identity_numbers[row], vectors[row] = template_id, identity_number, vector
+            columns.template_ids[row] = template_id
+            columns.identity_numbers[row] = identity_number
+            columns.vectors[row] = vector
         row += 1
         if row % ROWS_PER_REPORT == 0:
             progress(row, num_rows)
     if row != num_rows:
         raise CorruptDataError(f"the store counts {num_rows} templates but holds {row}")
-    return Columns(template_ids, identity_numbers, vectors)
+    return columns
 
 
 def build(
-    index_folder: Path, columns: Columns, *, number: int, sequence: int, contract_digest: str
+    index_folder: Path,
+    columns: Columns,
+    *,
+    number: int,
+    sequence: int,
+    contract_digest: str,
+    flat_rows_max: int = FLAT_ROWS_MAX,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Generation:
     """Write generation `number`; returns it opened, complete, synced and verified.
 
+    Up to `flat_rows_max` rows it is an exact scan; `progress(done, total)` tells of rows encoded otherwise.
     Raises StorageFullError, DataFolderError where the folder cannot be written; CorruptDataError where what
-    was written does not verify. On any error nothing of it is left.
+    was written does not verify. On any error, of `progress` too, nothing of it is left.
     """
     target = index_folder / str(number)
     temporary = index_folder / f"{number}.building"
     shutil.rmtree(temporary, ignore_errors=True)
+    num_rows, dimension = columns.vectors.shape
+    parameters = choose(num_rows, dimension, flat_rows_max)
     try:
         temporary.mkdir(parents=True)
-        _write(temporary, columns)
-        files = {
-            name: FileEntry((temporary / name).stat().st_size, sha256(temporary / name))
-            for name in (VECTORS, TEMPLATE_IDS, IDENTITY_NUMBERS)
-        }
+        names = _write(temporary, columns)
+        if parameters:
+            names += codes.write(temporary, columns.vectors, parameters, progress)
+            names += BoundCode.build(columns.vectors).write(temporary)
         manifest = Manifest(
             number=number,
             sequence=sequence,
-            num_templates=len(columns.template_ids),
-            dimension=columns.vectors.shape[1],
+            num_templates=num_rows,
+            dimension=dimension,
             contract_digest=contract_digest,
+            kind=CODED if parameters else FLAT,
             faiss_version=FAISS_VERSION,
-            files=files,
+            files={name: _entry(temporary / name) for name in names},
+            parameters=parameters,
         )
         (temporary / MANIFEST).write_bytes(seal(manifest))
         _sync(temporary)
         generation = Generation(temporary, contract_digest)
+        generation.verify_vectors()
         temporary.rename(target)
         generation.folder = target
-        _sync_one(index_folder)
+        sync_one(index_folder)
     except (OSError, RuntimeError) as error:
         is_full = error.errno in _FULL if isinstance(error, OSError) else _SHORT_WRITE in str(error)
         kind = StorageFullError if is_full else DataFolderError
@@ -122,30 +126,35 @@ def remove_other_generations(index_folder: Path, keep: int) -> None:
         if path.name != str(keep) and path.is_dir():
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
-    _sync_one(index_folder)
+    sync_one(index_folder)
 
 
-def _write(folder: Path, columns: Columns) -> None:
-    faiss = library()
+def _write(folder: Path, columns: Columns) -> list[str]:
     dimension = columns.vectors.shape[1]
-    index = faiss.IndexFlatIP(dimension)
-    index.add(columns.vectors)
-    faiss.write_index(index, str(folder / VECTORS))
-    size_bytes = faiss.serialize_index(faiss.IndexFlatIP(dimension)).size + columns.vectors.nbytes
-    if (folder / VECTORS).stat().st_size != size_bytes:
-        # FAISS only prints that closing the file lost what was buffered.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    head = bytearray(library().serialize_index(library().IndexFlatIP(dimension)).tobytes())
+    # As FAISS writes it, but without a second copy of all vectors in memory.
+    head[_NUM_ROWS] = len(columns.vectors).to_bytes(8, "little")
+    head[_NUM_FLOATS] = columns.vectors.size.to_bytes(8, "little")
+    with (folder / VECTORS).open("wb") as file:
+        file.write(head)
+        file.write(np.ascontiguousarray(columns.vectors).data)
     np.save(folder / TEMPLATE_IDS, columns.template_ids)
     np.save(folder / IDENTITY_NUMBERS, columns.identity_numbers)
+    return [VECTORS, TEMPLATE_IDS, IDENTITY_NUMBERS]
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(path.stat().st_size, sha256(path))
 
 
 def _sync(folder: Path) -> None:
     for path in folder.iterdir():
-        _sync_one(path)
-    _sync_one(folder)
+        sync_one(path)
+    sync_one(folder)
 
 
-def _sync_one(path: Path) -> None:
+def sync_one(path: Path) -> None:
+    """Have a file or a folder's names on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import Generic, TypeVar
 
 import engine
-from engine.errors import GalleryNotFoundError, NotImplementedYetError, UnavailableError
+from engine.errors import (
+    GalleryNotFoundError,
+    NotImplementedYetError,
+    UnavailableError,
+)
 from engine.pb.identiface.v1 import admin_pb2 as pb
 from engine.pb.identiface.v1.admin_pb2_grpc import AdminServiceServicer
 from engine.server.backend import Backend
 from engine.server.call import Call
-from engine.types import GalleryInfo
+from engine.types import RECALL_PROBES_DEFAULT, GalleryInfo
+from engine.wire.answers import pack_agreement
 from engine.wire.values import pack_contract
 
+T = TypeVar("T")
 PROGRESS_S = 0.25
 """Time between two messages of progress, seconds."""
 
@@ -40,19 +47,32 @@ class AdminService(AdminServiceServicer):
     def BuildIndex(self, request: pb.BuildIndexRequest, call: Call) -> Iterator[pb.BuildIndexResponse]:
         """Build a gallery's next generation, with progress."""
         gallery = self._backend.galleries.get(request.gallery_id)
-        progress = _Progress()
-        with futures.ThreadPoolExecutor(1, thread_name_prefix="build-index") as pool:
-            build = pool.submit(gallery.build, progress.note)
-            try:
-                while not futures.wait([build], PROGRESS_S).done:
-                    call.check_stream()
-                    yield pb.BuildIndexResponse(num_done=progress.num_done, num_total=progress.num_total)
-            finally:
-                progress.is_abandoned = True
-            generation, sequence = build.result()
-        total = progress.num_total
+        building = _Job(gallery.build)
+        for num_done, num_total in building.progress(call):
+            yield pb.BuildIndexResponse(num_done=num_done, num_total=num_total)
+        generation, sequence = building.result()
+        total = building.num_total
         yield pb.BuildIndexResponse(
             num_done=total, num_total=total, is_done=True, generation=generation, sequence=sequence
+        )
+
+    def MeasureRecall(
+        self, request: pb.MeasureRecallRequest, call: Call
+    ) -> Iterator[pb.MeasureRecallResponse]:
+        """Measure how often the default search finds what an exact scan finds, with progress."""
+        num_probes = request.num_probes or RECALL_PROBES_DEFAULT
+        gallery = self._backend.galleries.get(request.gallery_id)
+        measuring = _Job(lambda note: gallery.measure_recall(num_probes, request.seed, note))
+        for num_done, num_total in measuring.progress(call):
+            yield pb.MeasureRecallResponse(num_done=num_done, num_total=num_total)
+        measured = measuring.result()
+        yield pb.MeasureRecallResponse(
+            num_done=measuring.num_total,
+            num_total=measuring.num_total,
+            is_done=True,
+            agreement=pack_agreement(measured.agreement),
+            generation=measured.generation,
+            kind=measured.kind,
         )
 
     def Backup(self, _request: pb.BackupRequest, _call: Call) -> Iterator[pb.BackupResponse]:
@@ -65,7 +85,7 @@ class AdminService(AdminServiceServicer):
 
     def _status(self, info: GalleryInfo) -> pb.GalleryStatus | None:
         try:
-            generation = self._backend.galleries.get(info.gallery_id).generation()
+            index = self._backend.galleries.get(info.gallery_id).index_status()
         except GalleryNotFoundError:
             return None  # deleted since it was listed
         return pb.GalleryStatus(
@@ -73,20 +93,40 @@ class AdminService(AdminServiceServicer):
             num_identities=info.num_identities,
             num_templates=info.num_templates,
             sequence=info.sequence,
-            generation=generation,
+            generation=index.generation,
+            kind=index.kind,
+            agreement=pack_agreement(index.agreement),
         )
 
 
-class _Progress:
-    """How far a build is; ends it once nobody waits for it any more."""
+class _Job(Generic[T]):
+    """Long work on a thread of its own, which ends once nobody waits for it any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Callable[[Callable[[int, int], None]], T]):
+        """`work` is given what it must tell its progress to, and raises what that raises."""
+        self._work = work
+        self._done: futures.Future[T] | None = None
+        self._is_abandoned = False
         self.num_done = 0
         self.num_total = 0
-        self.is_abandoned = False
 
-    def note(self, num_done: int, num_total: int) -> None:
-        """Be told by the build."""
-        if self.is_abandoned:
-            raise UnavailableError("the caller of this build is gone")
+    def progress(self, call: Call) -> Iterator[tuple[int, int]]:
+        """Work, and say every PROGRESS_S how far it is."""
+        with futures.ThreadPoolExecutor(1, thread_name_prefix="admin-job") as pool:
+            self._done = pool.submit(self._work, self._note)
+            try:
+                while not futures.wait([self._done], PROGRESS_S).done:
+                    call.check_stream()
+                    yield self.num_done, self.num_total
+            finally:
+                self._is_abandoned = True
+
+    def result(self) -> T:
+        """What the work gave, after `progress` has ended. Raises what it raised."""
+        assert self._done is not None
+        return self._done.result()
+
+    def _note(self, num_done: int, num_total: int) -> None:
+        if self._is_abandoned:
+            raise UnavailableError("the caller of this work is gone")
         self.num_done, self.num_total = num_done, num_total

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-from engine.errors import NoEmbedderError
+from engine.errors import EngineError, NoEmbedderError
 from engine.galleries import Galleries
-from engine.types import PAGE_ITEMS_MAX, EmbeddingContract, GalleryInfo
+from engine.types import (
+    PAGE_ITEMS_MAX,
+    EmbeddedFace,
+    EmbeddingContract,
+    Face,
+    FaceChoice,
+    GalleryInfo,
+)
 
-if TYPE_CHECKING:
-    from engine.embedding.pipeline import Pipeline
+
+class EmbedderFacts(Protocol):
+    """What is known of an embedder wherever it runs."""
+
+    @property
+    def contract(self) -> EmbeddingContract:
+        """Of its network."""
+
+    @property
+    def device(self) -> str:
+        """Device that the network really runs on."""
 
 
-class Backend:
-    """The parts that all services share; the pipeline is set once its network is loaded."""
+class FacePipeline(Protocol):
+    """engine.embedding.pipeline.Pipeline in this process, or a RemotePipeline to another one."""
 
-    def __init__(self, galleries: Galleries):
-        self.galleries = galleries
-        self.pipeline: Pipeline | None = None
+    @property
+    def embedder(self) -> EmbedderFacts:
+        """What pictures are embedded with."""
+
+    def detect(
+        self, pictures: Sequence[bytes], choice: FaceChoice, min_face_px: int | None, deadline: float | None
+    ) -> list[list[Face] | EngineError]:
+        """See Pipeline.detect."""
+
+    def embed(
+        self, pictures: Sequence[bytes], choice: FaceChoice, min_face_px: int | None, deadline: float | None
+    ) -> list[list[EmbeddedFace] | EngineError]:
+        """See Pipeline.embed."""
+
+    def close(self) -> None:
+        """See Pipeline.close."""
+
+
+class EmbedBackend:
+    """Of a process that embeds pictures; the pipeline is set once its network is loaded."""
+
+    def __init__(self, pipeline: FacePipeline | None = None):
+        self.pipeline = pipeline
 
     @property
     def contract(self) -> EmbeddingContract | None:
@@ -30,11 +66,19 @@ class Backend:
         """Where pictures are really embedded; none without a network."""
         return "none" if self.pipeline is None else self.pipeline.embedder.device
 
-    def need_pipeline(self) -> Pipeline:
+    def need_pipeline(self) -> FacePipeline:
         """Return the pipeline. Raises NoEmbedderError where the server was started without a network."""
         if self.pipeline is None:
             raise NoEmbedderError("a picture was sent, but this server runs without a network")
         return self.pipeline
+
+
+class Backend(EmbedBackend):
+    """The parts that all services share."""
+
+    def __init__(self, galleries: Galleries):
+        super().__init__()
+        self.galleries = galleries
 
     def infos(self) -> Iterator[GalleryInfo]:
         """List all galleries, in order of their ids."""

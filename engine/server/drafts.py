@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine import rules
 from engine.errors import EngineError, InvalidInputError
 from engine.pb.identiface.v1 import enrollment_pb2
 from engine.server.backend import Backend
@@ -52,7 +53,7 @@ def read_drafts(
 ) -> list[Draft | EngineError]:
     """Check and embed what is to be enrolled, all items together; `prefixes` name the items in errors.
 
-    What is counted is checked before any picture is decoded. Raises what concerns the whole call:
+    What needs no picture is checked before any is decoded. Raises what concerns the whole call:
     InvalidInputError for more than PICTURES_MAX pictures, and as `embed_for`.
     """
     errors = {
@@ -105,25 +106,35 @@ def _problem(message: enrollment_pb2.Enrollment, prefix: str) -> EngineError | N
         )
     if message.evict not in enrollment_pb2.EvictPolicy.values():
         return InvalidInputError(f"{prefix}evict: {message.evict} is no policy of this version")
+    try:
+        expire_time = _expire_time(message, prefix)
+    except InvalidInputError as error:
+        return error
+    try:
+        rules.check_identity_id(message.identity_id)
+        rules.check_attributes(message.attributes)
+        rules.check_expire_time(expire_time)
+        for sample in message.samples:
+            rules.check_source(sample.source)
+    except InvalidInputError as error:
+        return named(error, prefix.rstrip(".")) if prefix else error
     return None
+
+
+def _expire_time(message: enrollment_pb2.Enrollment, prefix: str) -> float | None:
+    if not message.HasField("expire_time"):
+        return None
+    return unpack_time(message.expire_time, f"{prefix}expire_time")
 
 
 def _draft(
     message: enrollment_pb2.Enrollment, prefix: str, templates: list[Template], faces: list[Face | None]
-) -> Draft | EngineError:
-    try:
-        expire_time = (
-            unpack_time(message.expire_time, f"{prefix}expire_time")
-            if message.HasField("expire_time")
-            else None
-        )
-    except InvalidInputError as error:
-        return error
+) -> Draft:
     enrollment = Enrollment(
         message.identity_id,
         tuple(templates),
         dict(message.attributes),
-        expire_time,
+        _expire_time(message, prefix),
         replace=message.replace,
         evict_lowest_quality=message.evict == enrollment_pb2.EVICT_POLICY_LOWEST_QUALITY,
     )

@@ -26,8 +26,8 @@ from engine.types import (
     RemoveResult,
     StoredTemplate,
 )
-from engine.wire import to_status
 from engine.wire.answers import pack_enroll_result, pack_identity, pack_receipt, pack_removal
+from engine.wire.errors import to_status
 from engine.wire.values import unpack_time
 
 Outcomes = list[EnrollResult | EngineError]

@@ -24,8 +24,9 @@ from engine.types import (
 )
 from engine.vectors import FLOAT_BYTES, check_batch
 from engine.verification import choose_terms, compare
-from engine.wire import to_status
 from engine.wire.answers import pack_identification, pack_verification
+from engine.wire.errors import to_status
+from engine.wire.questions import unpack_search_options
 
 Asked = list[tuple[Vector, Face | None]]
 """What one probe asks for: a template for each face meant, with the face; None: it was a vector."""
@@ -100,6 +101,8 @@ class IdentificationService(IdentificationServiceServicer):
         rules.check_k(k)
         threshold = options.threshold if options.HasField("threshold") else None
         rules.check_threshold(threshold)
+        how = unpack_search_options(options)
+        rules.check_attributes(how.filter, "filter")
         gallery = self._backend.galleries.get(gallery_id)
         check_digest(options.contract_digest, gallery.contract)
         check_num_pictures(sum(probe.WhichOneof("content") == "picture" for probe in probes), "probes")
@@ -109,7 +112,9 @@ class IdentificationService(IdentificationServiceServicer):
         found: list[Identification] = []
         if rows:
             with call.stage("search"):
-                found = gallery.identify(np.stack(rows), k, threshold=threshold, deadline=call.deadline)
+                found = gallery.identify(
+                    np.stack(rows), k, threshold=threshold, deadline=call.deadline, options=how
+                )
         rest = iter(found)
         return [
             faces

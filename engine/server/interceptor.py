@@ -23,15 +23,18 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from engine.errors import EngineError, InvalidInputError, OverloadedError, UnavailableError
+from engine.logs import LOGGER
 from engine.rules import GALLERY_ID
 from engine.server.call import Call, ClientGone, Inbox, stopping_error
-from engine.telemetry import LOGGER, Telemetry
-from engine.wire import to_status
+from engine.telemetry import Telemetry
+from engine.wire.errors import to_status
 
 T = TypeVar("T")
 HEALTH_PREFIX = "/grpc.health.v1."
 OVERLOADED_RETRY_S = 0.5
 """What RetryInfo asks of a caller that was refused: about as long as a batch of pictures takes."""
+WORKER_METADATA = "identiface-worker"
+"""Key of the trailing metadata that names the worker that answered, where there are several."""
 _PACKAGE = "identiface.v1."
 
 Behaviour = Callable[[Any, Any], Any]
@@ -128,9 +131,14 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         small_pool: futures.ThreadPoolExecutor,
         unary_max: int,
         streams_max: int,
+        worker: str = "",
     ):
-        """`unary_max` counts calls that run or wait; `small_pool` answers those refused."""
+        """`unary_max` counts calls that run or wait; `small_pool` answers those refused.
+
+        `worker`, where it is not empty, is told in the trailing metadata of every answer.
+        """
         self._telemetry = telemetry
+        self._metadata = ((WORKER_METADATA, worker),) if worker else ()
         self._unary_pool = unary_pool
         self._stream_pool = stream_pool
         self._small_pool = small_pool
@@ -271,12 +279,14 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         record = self._telemetry.begin(rpc, context.peer(), is_stream=is_stream)
         call = Call(context, record, self._stopping)
         try:
+            if self._metadata:
+                context.set_trailing_metadata(self._metadata)
             call.check()
             yield call
             if not context.is_active():
                 record.code = grpc.StatusCode.CANCELLED.name
         except EngineError as error:
-            status = rpc_status.to_status(to_status(error))
+            status = self._status(error)
             record.code, record.reason = status.code.name, error.reason
             context.abort_with_status(status)
         except ClientGone:
@@ -291,9 +301,14 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
             LOGGER.error("internal error", exc_info=bug, extra={"fields": {"rpc": rpc}})
             internal = EngineError("internal error")
             record.code, record.reason = grpc.StatusCode.INTERNAL.name, internal.reason
-            context.abort_with_status(rpc_status.to_status(to_status(internal)))
+            context.abort_with_status(self._status(internal))
         finally:
             self._telemetry.end(record, is_stream=is_stream)
+
+    def _status(self, error: EngineError) -> Any:
+        """An error as gRPC aborts with it; aborting replaces the metadata that was set before."""
+        status: Any = rpc_status.to_status(to_status(error))
+        return status._replace(trailing_metadata=(*status.trailing_metadata, *self._metadata))
 
 
 def _refuser(handler: Handler, refusal: EngineError) -> Handler:

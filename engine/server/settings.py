@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from engine import config
 from engine.assembly import EmbeddingSettings
 from engine.config import Settings
 from engine.errors import SettingsError
-from engine.galleries import GalleriesSettings
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
 from engine.wire.address import DEFAULT_ADDRESS, PORT_MAX, is_loopback, split_address
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
+if TYPE_CHECKING:
+    from engine.galleries import GalleriesSettings
+
+WORKERS_MAX = 64
+CONNECTION_AGE_S = 300.0
+"""Where several workers share a port and nothing else is said: connections find a replaced worker in time."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Workers = Annotated[int, msgspec.Meta(ge=1, le=WORKERS_MAX)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -34,23 +41,55 @@ class ServeSettings(Settings, frozen=True, kw_only=True):
     """HOST:PORT for Prometheus over HTTP; empty: none. It tells the names and sizes of all galleries."""
     embedding: EmbeddingSettings = EmbeddingSettings()
     """Network and device."""
-    galleries: GalleriesSettings = GalleriesSettings()
-    """How galleries are kept."""
+    galleries: dict[str, Any] = msgspec.field(default_factory=dict)
+    """How galleries are kept: the keys of engine.galleries.GalleriesSettings. Read when the galleries are
+    opened, because reading them takes FAISS, which the parent of workers does without."""
+    workers: Workers = 1
+    """Processes that serve one port and one data folder as equals; 1: all in one process. Connections are
+    spread over them: a client needs several to use them all."""
+    embed_workers: Workers = 1
+    """Processes that embed pictures for several workers; a single process embeds by itself."""
+    worker_silence_s: Annotated[float, msgspec.Meta(ge=1)] = 15.0
+    """Silence after which a worker counts as hung, and is killed and replaced."""
     threads: Count = 16
-    """Unary calls worked on at once. More wait in memory for the same cores."""
+    """Unary calls that a process works on at once. More wait in memory for the same cores."""
     unary_queue_max: Annotated[int, msgspec.Meta(ge=0)] = 256
     """Unary calls that may wait for a thread; one more is refused with OVERLOADED."""
     streams_max: Count = 32
-    """Streams open at once, idle ones included: each holds two threads. One more is refused as OVERLOADED."""
+    """Streams open at once in a process, idle ones included: each holds two threads. One more is refused as
+    OVERLOADED."""
     message_size_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 30)] = MESSAGE_SIZE_BYTES_MAX
     """Size of one message; a larger one is refused by gRPC itself. Clients know the default only."""
     keepalive_s: Annotated[float, msgspec.Meta(ge=10)] = 60.0
     """Silence of a connection after which the server asks whether the other end is still there."""
-    max_connection_age_s: Seconds = 0.0
-    """Age at which clients are asked to connect anew, seconds; 0: never. A single process has nobody to hand
-    them to, and ending connections would end long streams."""
+    max_connection_age_s: Seconds | None = None
+    """Age at which clients are asked to connect anew, seconds; 0: never; None: CONNECTION_AGE_S with several
+    workers, never with one, which has nobody to hand them to. Calls and streams in progress are not cut."""
     grace_s: Seconds = 10.0
     """Time that work in progress gets when the server is asked to stop."""
+
+    def __post_init__(self) -> None:
+        if self.workers == 1 and self.embed_workers > 1:
+            raise SettingsError(
+                f"embed_workers is {self.embed_workers} and workers is 1: a single process embeds by itself",
+                hint="Ask for 2 or more workers, or leave embed_workers out.",
+            )
+
+    def connection_age_s(self) -> float:
+        """Age at which clients are asked to connect anew, seconds; 0: never."""
+        if self.max_connection_age_s is not None:
+            return self.max_connection_age_s
+        return CONNECTION_AGE_S if self.workers > 1 else 0.0
+
+
+def read_galleries(settings: ServeSettings) -> GalleriesSettings:
+    """Read the table `galleries`. Raises SettingsError."""
+    from engine.galleries import GalleriesSettings
+
+    # Read as part of the whole, so that an error names a key as it stands in the file.
+    whole = msgspec.defstruct("Whole", [("galleries", GalleriesSettings)], bases=(Settings,), frozen=True)
+    read: GalleriesSettings = config.build(whole, {"galleries": settings.galleries}).galleries  # type: ignore
+    return read
 
 
 def read_address(text: str, key: str) -> tuple[str, int]:

@@ -13,7 +13,6 @@ leaves between the two is removed at the next start.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import threading
@@ -28,25 +27,21 @@ import lmdb
 from engine.errors import (
     AlreadyExistsError,
     CorruptDataError,
-    DataFolderError,
     GalleryNotFoundError,
     NewerFormatError,
     PreconditionError,
 )
-from engine.store.environment import (
-    StoreSettings,
-    from_os_error,
-    open_environment,
-    refuse_network_file_system,
-    sync_folder,
-    translated,
-)
+from engine.store import folders
+from engine.store.environment import StoreSettings, open_environment, translated
+from engine.store.folders import sync_folder
 from engine.store.gallery_store import GalleryStore, find_receipt
-from engine.store.records import FORMAT_VERSION, ReceiptRecord, pack, unpack
+from engine.store.records import ReceiptRecord, pack, unpack
 from engine.store.tables import Reader, Writer
 from engine.types import AnsweredBefore, EmbeddingContract, GallerySettings, Receipt
 
 T = TypeVar("T")
+FORMAT_VERSION = 1
+"""Of the catalogue and of how folders are named; galleries have a format of their own."""
 TABLES = ("meta", "galleries", "aliases", "deleting", "receipts", "ages")
 MAP_SIZE_BYTES_MAX = 1 << 30
 """Address space of the catalogue: millions of galleries."""
@@ -86,10 +81,22 @@ class _CatalogWriter(Writer, _CatalogReader):
 
 
 class Catalog:
-    """The galleries of one data folder, held exclusively by this process. Thread-safe."""
+    """The galleries of one data folder, held by this process, or by several together. Thread-safe."""
 
-    def __init__(self, data: Path, settings: StoreSettings, *, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        data: Path,
+        settings: StoreSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+        lock_fd: int | None = None,
+    ):
         """Open or make the data folder.
+
+        `lock_fd` is the descriptor that `folders.lock_folder` returned, here or in the process that this one
+        inherited it from: the folder is then used together with all that share it. It stays the caller's.
+        Without one the folder is taken for this process alone. Whoever opens it while no other process has
+        it open removes what a crash left.
 
         Raises DataFolderError (unwritable, in use, on a network file system), NewerFormatError,
         CorruptDataError where there are galleries but no catalogue of them.
@@ -98,19 +105,33 @@ class Catalog:
         self._root = data / "galleries"
         self._settings = settings
         self._clock = clock
-        self._lock = _lock_folder(data)
+        self.is_shared = lock_fd is not None
+        """Whether other processes may use the folder, too."""
         self._writing = threading.Lock()
-        with contextlib.ExitStack() as on_error:
-            on_error.callback(os.close, self._lock)
-            self._environment: lmdb.Environment = open_environment(
-                data / "catalog", len(TABLES), MAP_SIZE_BYTES_MAX
-            )
-            on_error.callback(self._environment.close)
-            with translated(data):
-                self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
-                self._write(self._check_format, None)
+        with contextlib.ExitStack() as held:
+            if lock_fd is None:
+                held.callback(os.close, folders.lock_folder(data))
+            else:
+                folders.check_lock(data, lock_fd)
+            self._open(held)
+            self._held = held.pop_all()
+
+    def _open(self, held: contextlib.ExitStack) -> None:
+        folder = self.data / "catalog"
+        with translated(self.data):
+            folder.mkdir(exist_ok=True)
+            alone = folders.hold_alone(folder)
+            # Waits while the first process to open it looks for leftovers.
+            descriptor = folders.hold(folder) if alone is None else alone
+            assert descriptor is not None, "nobody removes the catalogue"
+            held.callback(os.close, descriptor)
+            self._environment: lmdb.Environment = open_environment(folder, len(TABLES), MAP_SIZE_BYTES_MAX)
+            held.callback(self._environment.close)
+            self._tables = {name: self._environment.open_db(name.encode()) for name in TABLES}
+            self._write(self._check_format, None)
+            if alone is not None:
                 self._remove_leftovers()
-            on_error.pop_all()
+                folders.share(alone)
 
     def create(
         self,
@@ -189,11 +210,27 @@ class Catalog:
         return self._folder(self._write(apply, receipt))
 
     def finish_delete(self, folder: Path) -> None:
-        """Unlink a deleted gallery's files. Raises DataFolderError where some stay until the next start."""
-        with translated(folder), contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-        sync_folder(folder.parent)
+        """Unlink a deleted gallery's files; may be repeated.
+
+        Processes that have it open keep the files until they close it. Raises DataFolderError where some stay
+        until this is called again, or the next start.
+        """
+        with translated(folder):
+            folders.unlink(folder)
         self._write(lambda writer: writer.delete("deleting", folder.name), None)
+
+    def deletions(self) -> list[Path]:
+        """Folders of galleries whose deletion began and is not finished."""
+        return [self._folder(name) for name, _ in self._rows("deleting")]
+
+    def folders(self) -> set[Path]:
+        """Folders of all galleries."""
+        return {self._folder(name) for _, name in self._rows("galleries")}
+
+    def version(self) -> int:
+        """A number that grows with every write to the catalogue, whoever makes it."""
+        with translated(self.data):
+            return int(self._environment.info()["last_txnid"])
 
     def set_alias(self, alias: str, gallery_id: str, receipt: Receipt | None) -> str:
         """Make or move an alias; returns what it named before, or an empty text."""
@@ -227,8 +264,7 @@ class Catalog:
     def close(self) -> None:
         """Close and let another process use the data folder."""
         with self._writing:
-            self._environment.close()
-            os.close(self._lock)
+            self._held.close()
 
     def _folder(self, name: str) -> Path:
         return self._root / name
@@ -273,23 +309,3 @@ class Catalog:
             raise NewerFormatError(
                 f"the data folder has format {found}, this version reads up to {FORMAT_VERSION}"
             )
-
-
-def _lock_folder(data: Path) -> int:
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        refuse_network_file_system(data)
-        descriptor = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise from_os_error(error, data) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(descriptor, 20).decode() or "unknown"
-        os.close(descriptor)
-        raise DataFolderError(f"{data} is in use by another process (pid {owner})") from None
-    # For people to read; the lock holds without it, too, where the disk is full.
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-    return descriptor

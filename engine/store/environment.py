@@ -21,30 +21,13 @@ from engine.errors import (
     StorageFullError,
     UnavailableError,
 )
+from engine.store.folders import FULL, from_os_error, sync_folder
 
-NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        "9p",
-        "afs",
-        "ceph",
-        "cifs",
-        "fuse.glusterfs",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "lustre",
-        "nfs",
-        "nfs4",
-        "smb3",
-        "smbfs",
-    }
-)
-"""LMDB's locks and mmap do not hold on these."""
 READERS_MAX = 1024
 """Read transactions open at once in all processes."""
 _LOCK_FILE_BYTES = 64 * READERS_MAX + 4096
 """A cache line for each reader, and more than LMDB's head of the file."""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_LMDB = _FULL | {errno.EIO}
+_FULL_LMDB = FULL | {errno.EIO}
 """EIO is LMDB's name for a write of which the disk took only a part."""
 
 
@@ -60,6 +43,9 @@ class StoreSettings(Settings, frozen=True):
     """Time spent gathering and applying one commit before it is synced, milliseconds."""
     queue_writes_max: Annotated[int, Meta(ge=1)] = 1024
     """Writes waiting for one store; one more is refused with OVERLOADED."""
+    commit_pause_ms: Annotated[float, Meta(ge=0)] = 2.0
+    """Pause after a commit of more than half of commit_records_max where several processes share the data
+    folder, milliseconds: LMDB's lock is unfair, and a bulk load would hold up the writes of all others."""
     receipts_s: Annotated[float, Meta(ge=0)] = 24 * 3600.0
     """How long the answer to a write is kept for its retries, seconds."""
 
@@ -119,40 +105,3 @@ def _translate(error: lmdb.Error, folder: Path) -> EngineError:
     if isinstance(error, damaged):
         return CorruptDataError(f"the store in {folder} is damaged: {error}")
     return DataFolderError(f"the store in {folder} cannot be used: {error}")
-
-
-def from_os_error(error: OSError, folder: Path) -> EngineError:
-    """Name the folder and what the operating system said."""
-    if error.errno in _FULL:
-        return StorageFullError(f"no space left under {folder}")
-    return DataFolderError(f"{folder} cannot be used: {error.strerror or error}")
-
-
-def refuse_network_file_system(folder: Path, mounts: str | None = None) -> None:
-    """Raise DataFolderError where `folder` lies on a file system on which LMDB is not safe.
-
-    `mounts` is the text of /proc/mounts, read where it is not given; without one nothing is refused.
-    """
-    if mounts is None:
-        try:
-            mounts = Path("/proc/mounts").read_text()
-        except OSError:
-            return
-    resolved = str(folder.resolve())
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        _, point, type_, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        if (resolved == point or resolved.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-            best, kind = point, type_
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise DataFolderError(f"{folder} is on a network file system ({kind}), where a store is not safe")
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's own entries, so that a file made in it is still there after power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,23 +19,12 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from engine.errors import DeadlineError, OverloadedError, UnavailableError
 
 RETRY_AFTER_S = 0.1
 T = TypeVar("T")
-
-
-class Transaction(Protocol):
-    """What a write is applied to."""
-
-    @property
-    def num_changes(self) -> int:
-        """Rows put or deleted so far."""
-
-
-Tx = TypeVar("Tx", bound=Transaction)
 
 
 @dataclass
@@ -58,8 +47,14 @@ class GroupCommit:
         records_max: int,
         ms_max: float,
         queue_max: int,
+        pause_s: float = 0.0,
     ):
+        """What `begin()` opens counts its `num_changes`, rows put or deleted so far.
+
+        `pause_s` is slept after a commit of more than half of `records_max`: other processes want to write.
+        """
         self._begin = begin
+        self._pause_s = pause_s
         self._records_max = records_max
         self._seconds_max = ms_max / 1e3
         self._queue: queue.Queue[_Write | None] = queue.Queue(queue_max)
@@ -115,7 +110,10 @@ class GroupCommit:
     def _run(self) -> None:
         held: list[_Write | None] = []
         while (first := held.pop() if held else self._queue.get()) is not None:
-            self._commit(self._gather(first, held))
+            group = self._gather(first, held)
+            self._commit(group)
+            if self._pause_s and 2 * sum(write.num_records for write in group) > self._records_max:
+                time.sleep(self._pause_s)
 
     def _gather(self, first: _Write, held: list[_Write | None]) -> list[_Write]:
         """Take what waits into one group; what was taken but does not belong to it goes into `held`."""

@@ -1,16 +1,18 @@
 """Binary forms of what the store keeps, each with a checksum. Knows nothing of LMDB.
 
-Format 1. All integers little-endian, but keys, which are big-endian so that LMDB keeps them in order.
+Format 2; format 1 is read, and differs only in having no table of attributes. All integers little-endian,
+but keys, which are big-endian so that LMDB keeps them in order.
 Records of identities and templates stay under 2,000 bytes: beyond that LMDB spills whole pages.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,13 +20,19 @@ import numpy as np
 from engine.errors import CorruptDataError, NewerFormatError
 from engine.types import Vector
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: the first. 2: attributes can be looked up, in a table of their own."""
+
+ATTRIBUTE_KEY_BYTES = 16
 
 _CRC = struct.Struct("<I")
 _FORMAT = struct.Struct("<I")
 _KEY = struct.Struct(">Q")
 _TEMPLATE = struct.Struct("<QqfHH")  # identity number, create ms, quality, dimension, bytes of source
 _STATE = struct.Struct("<IIQQQQQQQQQQ")
+
+_DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+"""By what they make: making one takes longer than decoding a record."""
 
 T = TypeVar("T")
 
@@ -99,6 +107,18 @@ def number(key_bytes: bytes) -> int:
     return int(_KEY.unpack(key_bytes)[0])
 
 
+def attribute_key(name: str, value: str) -> bytes:
+    """Key under which the numbers of the identities with this attribute are kept: 16 bytes.
+
+    A digest, since LMDB's keys have at most 511 bytes.
+    """
+    name_bytes = name.encode()
+    digest = hashlib.blake2b(_FORMAT.pack(len(name_bytes)), digest_size=ATTRIBUTE_KEY_BYTES)
+    digest.update(name_bytes)
+    digest.update(value.encode())
+    return digest.digest()
+
+
 def pack_state(state: State) -> bytes:
     """State to bytes."""
     return _seal(_STATE.pack(FORMAT_VERSION, *dataclasses.astuple(state)))
@@ -107,11 +127,16 @@ def pack_state(state: State) -> bytes:
 def unpack_state(data: bytes) -> State:
     """Bytes to state. Raises NewerFormatError, CorruptDataError."""
     # Before the checksum: a newer format may have another length.
-    found = _FORMAT.unpack_from(data, _CRC.size)[0] if len(data) >= _CRC.size + _FORMAT.size else 0
+    found = state_format(data)
     if found > FORMAT_VERSION:
         raise NewerFormatError(f"the store has format {found}, this version reads up to {FORMAT_VERSION}")
     body = _open(data, "state")
     return State(*_STATE.unpack(body)[1:])
+
+
+def state_format(data: bytes) -> int:
+    """Format of the store that these bytes are the state of; 0 where they are too short to be one's."""
+    return int(_FORMAT.unpack_from(data, _CRC.size)[0]) if len(data) >= _CRC.size + _FORMAT.size else 0
 
 
 def pack_template(record: TemplateRecord) -> bytes:
@@ -131,7 +156,20 @@ def unpack_template(data: bytes) -> TemplateRecord:
     if len(body) != end + source_bytes:
         raise CorruptDataError("a template record has the wrong length")
     vector = np.frombuffer(body, "<f4", dimension, _TEMPLATE.size)
-    return TemplateRecord(identity_number, create_ms, quality, bytes(body[end:]).decode(), vector)
+    return TemplateRecord(identity_number, create_ms, quality, body[end:].decode(), vector)
+
+
+def vector_bytes(data: bytes, dimension: int) -> bytes:
+    """The little-endian float32[d] of a template's bytes. Raises CorruptDataError.
+
+    As `unpack_template` without what a search does not ask for.
+    """
+    body = _open(data, "template")
+    _, _, _, found, source_bytes = _TEMPLATE.unpack_from(body)
+    end = _TEMPLATE.size + 4 * dimension
+    if found != dimension or len(body) != end + source_bytes:
+        raise CorruptDataError("a template record has the wrong length")
+    return body[_TEMPLATE.size : end]
 
 
 def pack(record: object) -> bytes:
@@ -142,7 +180,9 @@ def pack(record: object) -> bytes:
 def unpack(data: bytes, kind: type[T]) -> T:
     """Bytes to what `pack` was given. Raises CorruptDataError."""
     try:
-        return msgspec.msgpack.decode(_open(data, kind.__name__), type=kind)
+        decoder = _DECODERS.get(kind) or _DECODERS.setdefault(kind, msgspec.msgpack.Decoder(kind))
+        decoded: T = decoder.decode(_open(data, kind.__name__))
+        return decoded
     except msgspec.MsgspecError as error:
         raise CorruptDataError(f"a {kind.__name__} does not decode: {error}") from error
 
@@ -151,8 +191,9 @@ def _seal(body: bytes) -> bytes:
     return _CRC.pack(zlib.crc32(body)) + body
 
 
-def _open(data: bytes, what: str) -> memoryview:
-    body = memoryview(data)[_CRC.size :]
+def _open(data: bytes, what: str) -> bytes:
+    # A copy, which for records of this size is made in less time than a view.
+    body = data[_CRC.size :]
     if len(data) < _CRC.size or _CRC.unpack_from(data)[0] != zlib.crc32(body):
         raise CorruptDataError(f"the checksum of a {what} record does not hold")
     return body

@@ -10,32 +10,73 @@
     receipts    key -> ReceiptRecord
     ages        (create ms, receipt key) -> nothing
     expiries    (expire ms, identity number) -> nothing
+    attributes  digest of an attribute's name and value -> numbers of the identities that have it
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import lmdb
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import CorruptDataError, StorageFullError
 from engine.store import records
 from engine.store.records import IdentityRecord, Journal, ReceiptRecord, State, TemplateRecord
-from engine.types import EmbeddingContract, GallerySettings
+from engine.types import EmbeddingContract, GallerySettings, Vectors
 
-TABLES = ("meta", "identities", "numbers", "templates", "journal", "receipts", "ages", "expiries")
+TABLES = (
+    "meta",
+    "identities",
+    "numbers",
+    "templates",
+    "journal",
+    "receipts",
+    "ages",
+    "expiries",
+    "attributes",
+)
+SEVERAL_VALUES = frozenset({"attributes"})
+"""Tables with many values of one size under a key, in order."""
 PAGES_RESERVED_MIN = 64
 SHARE_RESERVED = 1 / 16
 """Share of a store's largest size that only removals may use, and the fewest pages."""
+_NUMBER_BYTES = 8
+_HAVING = np.dtype([("key", f"S{records.ATTRIBUTE_KEY_BYTES}"), ("number", ">u8")])
 _FULL_HINT = "Remove identities, or start the server with a larger galleries.store.map_size_bytes_max."
 Tables = dict[str, Any]
 T = TypeVar("T")
 
 
 def open_tables(environment: lmdb.Environment) -> Tables:
-    """Open or make the tables."""
-    return {name: environment.open_db(name.encode()) for name in TABLES}
+    """Open or make the tables, in one transaction: one wait for the write lock, and one sync where made."""
+    tables = {}
+    # Not a read transaction, which lmdb resets instead of committing: the handles would be lost.
+    with environment.begin(write=True) as transaction:
+        for name in TABLES:
+            has_several = name in SEVERAL_VALUES
+            tables[name] = environment.open_db(
+                name.encode(), transaction, dupsort=has_several, dupfixed=has_several
+            )
+    return tables
+
+
+def upgrade(environment: lmdb.Environment, tables: Tables) -> None:
+    """Bring a store that an older version wrote to this version's format, in one transaction.
+
+    Raises NewerFormatError, CorruptDataError, and lmdb's errors.
+    """
+    with environment.begin() as transaction:
+        if Reader(transaction, tables).format() == records.FORMAT_VERSION:
+            return
+    with environment.begin(write=True) as transaction:
+        writer = Writer(transaction, tables)
+        # Once more, now that no other process can write: it may have done the work.
+        if writer.format() != records.FORMAT_VERSION:
+            writer.upgrade()
 
 
 class Reader:
@@ -58,6 +99,10 @@ class Reader:
     def state(self) -> State:
         """Counters. Raises CorruptDataError, NewerFormatError."""
         return records.unpack_state(self._need("meta", b"state"))
+
+    def format(self) -> int:
+        """Format that the store was last written in. Raises CorruptDataError."""
+        return records.state_format(self._need("meta", b"state"))
 
     def contract(self) -> EmbeddingContract:
         """The embedding contract that the gallery is bound to."""
@@ -86,11 +131,38 @@ class Reader:
         data = self._get("templates", records.key(template_id))
         return None if data is None else records.unpack_template(data)
 
+    def vectors(self, template_ids: Sequence[int], dimension: int) -> tuple[Vectors, list[int]]:
+        """Vectors float32[n, d] of these templates, and the rows of those removed, which hold zeros."""
+        get, table, key = self._transaction.get, self._tables["templates"], records.key
+        found: list[bytes] = []
+        missing: list[int] = []
+        nothing = bytes(4 * dimension)
+        for row, template_id in enumerate(template_ids):
+            data = get(key(template_id), db=table)
+            if data is None:
+                missing.append(row)
+                found.append(nothing)
+            else:
+                found.append(records.vector_bytes(data, dimension))
+        joined = np.frombuffer(b"".join(found), "<f4")
+        return joined.reshape(len(template_ids), dimension), missing
+
     def templates(self) -> Iterator[tuple[int, TemplateRecord]]:
         """All templates in order of their ids."""
         with self._transaction.cursor(self._tables["templates"]) as cursor:
             for key, value in cursor:
                 yield records.number(key), records.unpack_template(value)
+
+    @contextlib.contextmanager
+    def template_rows(self) -> Iterator[Iterator[tuple[bytes, bytes]]]:
+        """Keys and bytes of all templates in order of their ids; see `columns`."""
+        with self._transaction.cursor(self._tables["templates"]) as cursor:
+            yield iter(cursor)
+
+    def template_rows_of(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Those of these rows that are there, in the order of `keys`."""
+        with self._transaction.cursor(self._tables["templates"]) as cursor:
+            return list(cursor.getmulti(keys))
 
     def identities(self, after: str) -> Iterator[tuple[str, IdentityRecord]]:
         """Identities with ids greater than `after`, in order of the bytes of their ids."""
@@ -112,6 +184,26 @@ class Reader:
         """The receipt under this key, or None."""
         data = self._get("receipts", key)
         return None if data is None else records.unpack(data, ReceiptRecord)
+
+    def num_having(self, name: str, value: str) -> int:
+        """Number of identities with this attribute, whose time is over or not. Reads one page."""
+        with self._transaction.cursor(self._tables["attributes"]) as cursor:
+            return cursor.count() if cursor.set_key(records.attribute_key(name, value)) else 0
+
+    def having(self, name: str, value: str) -> NDArray[np.uint64]:
+        """Numbers of the identities with this attribute, ascending: uint64[n]."""
+        key = records.attribute_key(name, value)
+        with self._transaction.cursor(self._tables["attributes"]) as cursor:
+            data = cursor.getmulti([key], dupdata=True, dupfixed_bytes=_NUMBER_BYTES, keyfixed=True)
+        return np.frombuffer(data, _HAVING)["number"].astype(np.uint64)
+
+    def has_all(self, identity_number: int, attributes: Iterable[tuple[str, str]]) -> bool:
+        """Whether an identity has all of these attributes, as names and values."""
+        number = records.key(identity_number)
+        with self._transaction.cursor(self._tables["attributes"]) as cursor:
+            return all(
+                cursor.set_key_dup(records.attribute_key(name, value), number) for name, value in attributes
+            )
 
     def expired(self, now_ms: int, limit: int) -> list[int]:
         """Numbers of at most `limit` identities whose time is over."""
@@ -180,6 +272,9 @@ class Writer(Reader):
         if record.expire_ms and (previous is None or previous.expire_ms != record.expire_ms):
             self._put("expiries", _expiry(record), b"")
         self._put("identities", identity_id.encode(), records.pack(record))
+        self._put_attributes(
+            record.number, record.attributes, {} if previous is None else previous.attributes
+        )
 
     def delete_identity(self, identity_id: str, record: IdentityRecord) -> None:
         """Forget an identity; its templates are the caller's to delete."""
@@ -187,6 +282,34 @@ class Writer(Reader):
         self._delete("numbers", records.key(record.number))
         if record.expire_ms:
             self._delete("expiries", _expiry(record))
+        self._put_attributes(record.number, {}, record.attributes)
+
+    def _put_attributes(
+        self, identity_number: int, attributes: Mapping[str, str], previous: Mapping[str, str]
+    ) -> None:
+        number, table = records.key(identity_number), self._tables["attributes"]
+        for name, value in previous.items():
+            if attributes.get(name) != value:
+                self.num_changes += 1
+                self._transaction.delete(records.attribute_key(name, value), number, db=table)
+        for name, value in attributes.items():
+            if previous.get(name) != value:
+                self.num_changes += 1
+                self._transaction.put(records.attribute_key(name, value), number, db=table)
+
+    def upgrade(self) -> None:
+        """Write what an older format lacks."""
+        state = self.state()
+        items = [
+            (records.attribute_key(name, value), records.key(record.number))
+            for _, record in self.identities("")
+            for name, value in record.attributes.items()
+        ]
+        # In order of the keys each page is written once.
+        items.sort()
+        with self._transaction.cursor(self._tables["attributes"]) as cursor:
+            cursor.putmulti(items, dupdata=True)
+        self.put_state(state)
 
     def put_template(self, template_id: int, record: TemplateRecord) -> None:
         """Write a new template; ids only ever grow, so it is appended."""

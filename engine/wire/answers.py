@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.errors import NotImplementedYetError
-from engine.pb.identiface.v1 import enrollment_pb2, identification_pb2, types_pb2
+from engine.pb.identiface.v1 import admin_pb2, enrollment_pb2, identification_pb2, types_pb2
 from engine.types import (
+    Agreement,
     Candidate,
     Decision,
     EnrollResult,
@@ -171,6 +172,18 @@ def unpack_enroll_result(
         unpack_face(template.face) if template.HasField("face") else None for template in message.templates
     )
     return result, faces
+
+
+def pack_agreement(agreement: Agreement | None) -> admin_pb2.Agreement | None:
+    """Turn what was measured of an index into its message; None, nothing, leaves the field unset."""
+    if agreement is None:
+        return None
+    return admin_pb2.Agreement(num_probes=agreement.num_probes, top1=agreement.top1, top10=agreement.top10)
+
+
+def unpack_agreement(message: admin_pb2.Agreement) -> Agreement:
+    """Turn a message into what was measured."""
+    return Agreement(message.num_probes, message.top1, message.top10)
 
 
 def pack_removal(result: RemoveResult) -> enrollment_pb2.Removal:

@@ -25,12 +25,12 @@ from engine.errors import (
     OperatorError,
     PreconditionError,
     UnavailableError,
+    class_of_reason,
 )
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 DOMAIN = "identiface"
 """Domain of every ErrorInfo that the engine sends."""
-MESSAGE_SIZE_BYTES_MAX = 64 * 2**20
-"""Size of one gRPC message, request or answer; both sides set their channels to it."""
 STATUS_MESSAGE_BYTES_MAX = 1024
 """UTF-8 bytes of a status's message and of its hint; the rest is cut. A status travels as metadata, where
 gRPC allows 8 KiB in all, and non-ASCII text takes up to three times its size there."""
@@ -96,7 +96,7 @@ def from_status(status: Status) -> EngineError:
     info = _error_info(status)
     if info is None:
         return _class_of(status.code)(status.message or "the server gave no message")
-    kind = _class_of_reason(info.reason)
+    kind = class_of_reason(info.reason)
     hint = info.metadata.get("hint") or None
     retry_after_s = _retry_after_s(status)
     if kind is None:
@@ -171,16 +171,6 @@ def _retry_after_s(status: Status) -> float | None:
 def _class_of(code: int) -> type[EngineError]:
     known = _CODES_BY_NUMBER.get(code)
     return EngineError if known is None else _CLASSES.get(known, EngineError)
-
-
-def _class_of_reason(reason: str) -> type[EngineError] | None:
-    waiting: list[type[EngineError]] = [EngineError]
-    while waiting:
-        kind = waiting.pop()
-        if kind.reason == reason:
-            return kind
-        waiting.extend(kind.__subclasses__())
-    return None
 
 
 def _cut(text: str) -> str:

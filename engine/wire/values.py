@@ -25,14 +25,12 @@ from engine.types import (
     Vector,
 )
 from engine.vectors import to_bytes
+from engine.wire.limits import FACE_PX_MIN
 
 TIME_S_MIN = -62_135_596_800
 """Year 1, the earliest that google.protobuf.Timestamp can say; unix seconds."""
 TIME_S_MAX = 253_402_300_799
 """End of year 9999, the latest; unix seconds."""
-FACE_PX_MIN = 12
-"""Smallest face that anybody may ask for: the side of the first network's window, of which a test holds it to
-be a copy, since reading it there would take torch."""
 
 _FACE_CHOICES: dict[FaceChoice | None, types_pb2.FaceChoice] = {
     None: types_pb2.FACE_CHOICE_UNSPECIFIED,

@@ -5,13 +5,24 @@ Knows no files, no threads and no index.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.errors import EngineError, IdentityNotFoundError, InvalidInputError, TemplateLimitError
-from engine.types import ATTRIBUTES_BYTES_MAX, Enrollment, EnrollResult, Template, Vector, Vectors
+from engine.types import (
+    ATTRIBUTES_BYTES_MAX,
+    SEARCH_DEFAULTS,
+    Enrollment,
+    EnrollResult,
+    Fusion,
+    SearchOptions,
+    Template,
+    Vector,
+    Vectors,
+)
 
 
 def unit_vectors(rng: np.random.Generator, num: int, dimension: int) -> Vectors:
@@ -212,15 +223,30 @@ class NaiveGallery:
         self.sequence += len(living) < len(self.identities)
         self.identities = dict(living)
 
-    def identify(self, probe: Vector, k: int, now: float) -> list[tuple[str, float]]:
-        """The k nearest identities by their best templates; ties by the bytes of the ids."""
-        ranked = [
-            (name, max(cosine(probe, item.template.vector) for item in one.templates))
+    def identify(
+        self, probe: Vector, k: int, now: float, options: SearchOptions = SEARCH_DEFAULTS
+    ) -> list[tuple[str, float]]:
+        """The k nearest identities that match the filter; ties by the bytes of the ids.
+
+        By their best templates or, with fusion MEAN, by the mean over all of each one's: of everybody where
+        exact, else of the 4 x k with the best templates.
+        """
+        similarities = {
+            name: [cosine(probe, item.template.vector) for item in one.templates]
             for name, one in self.living(now).items()
-            if one.templates
+            if one.templates and options.filter.items() <= one.attributes.items()
+        }
+        best = _ranked({name: max(values) for name, values in similarities.items()})
+        if options.fusion is Fusion.MAX:
+            return best[:k]
+        compared = [name for name, _ in (best if options.exact else best[: 4 * k])]
+        return _ranked({name: math.fsum(similarities[name]) / len(similarities[name]) for name in compared})[
+            :k
         ]
-        ranked.sort(key=lambda pair: (-pair[1], pair[0].encode()))
-        return ranked[:k]
+
+
+def _ranked(similarities: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(similarities.items(), key=lambda pair: (-pair[1], pair[0].encode()))
 
 
 def _content(one: NaiveIdentity) -> tuple[dict[str, str], float | None, list[int]]:

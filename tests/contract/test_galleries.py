@@ -123,7 +123,7 @@ class TestSettings:
 
         def update(**fields: object) -> tuple[GallerySettings, int]:
             given = {"templates_per_identity_max": None, "threshold": None, "clear_threshold": False}
-            info = galleries.update("people", **{**given, **fields})  # type: ignore[arg-type]
+            info = galleries.get("people").update(**{**given, **fields})  # type: ignore[arg-type]
             assert info == galleries.get("people").info()
             return info.settings, info.sequence
 
@@ -158,7 +158,7 @@ class TestSettings:
         check(None, 0.5, ThresholdOrigin.CONTRACT)
         check(similarity, similarity, ThresholdOrigin.REQUEST)
         check(float(np.nextafter(similarity, 1)), float(np.nextafter(similarity, 1)), ThresholdOrigin.REQUEST)
-        galleries.update("people", templates_per_identity_max=None, threshold=0.0, clear_threshold=False)
+        galleries.get("people").update(templates_per_identity_max=None, threshold=0.0, clear_threshold=False)
         check(None, 0.0, ThresholdOrigin.GALLERY)
         for wrong in (1.5, float("nan")):
             with pytest.raises(InvalidInputError):

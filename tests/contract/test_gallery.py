@@ -78,7 +78,7 @@ class TestEnroll:
         enroll(gallery, "x", VECTORS[0], VECTORS[1])
         (outcome,) = gallery.enroll([Enrollment("x", (Template(VECTORS[2]),))])
         assert isinstance(outcome, TemplateLimitError)
-        galleries.update("people", templates_per_identity_max=3, threshold=None, clear_threshold=False)
+        galleries.get("people").update(templates_per_identity_max=3, threshold=None, clear_threshold=False)
         assert enroll(gallery, "x", VECTORS[2]).template_ids == (3,)
 
     def test_what_was_enrolled_is_listed_and_got(self, gallery: Gallery, maker: Maker) -> None:

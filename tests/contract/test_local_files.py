@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import CorruptDataError, GalleryNotFoundError, UnavailableError
+from engine.errors import CorruptDataError, GalleryNotFoundError, NewerFormatError, UnavailableError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
-from engine.index.generation import IDENTITY_NUMBERS, MANIFEST, TEMPLATE_IDS, VECTORS
+from engine.index.generation import FORMAT_VERSION, IDENTITY_NUMBERS, MANIFEST, TEMPLATE_IDS, VECTORS
 from engine.live_index import IndexSettings, LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.environment import StoreSettings
@@ -171,6 +171,7 @@ class TestErasure:
         store.erase([FACES[3]])
         assert files_with(data, FACES[3]) == []
         assert files_with(data, FACES[4])
+        index.close()
         store.close()
         with opened(data) as galleries:
             galleries.get("people").erase()
@@ -212,6 +213,9 @@ class TestGenerations:
         file.unlink() if how == "missing" else file.write_bytes(content)
         with opened(built) as galleries, caplog.at_level(logging.ERROR):
             gallery = galleries.get("people")
+            if (name, how) == (VECTORS, "flipped"):
+                # The one file that is not read before it serves, but by housekeeping.
+                galleries.maintain()
             check_all(gallery, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10)
             assert "generation withdrawn" in caplog.text
             gallery.enroll([Enrollment("p11", (Template(FACES[11]),))])
@@ -341,10 +345,11 @@ class TestOpenGalleries:
             galleries.get("people").build(report_nothing)
         manifest = folder(data) / "index" / "1" / MANIFEST
         whole = manifest.read_bytes()
-        manifest.write_bytes(whole.replace(b'"format": 1', b'"format": 2'))
+        newer = FORMAT_VERSION + 1
+        manifest.write_bytes(whole.replace(b'"format": %d' % FORMAT_VERSION, b'"format": %d' % newer))
         with opened(data) as galleries:
             for _ in range(2):
-                with pytest.raises(Exception, match="format 2"):
+                with pytest.raises(NewerFormatError, match=f"format {newer}"):
                     galleries.get("people")
             manifest.write_bytes(whole)
             check_all(galleries.get("people"), *range(10))

@@ -26,7 +26,7 @@ from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from engine.pb.identiface.v1.gallery_pb2_grpc import GalleryServiceStub
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceStub
 from engine.types import Vector
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 START_S = 120.0
 STOP_S = 60.0

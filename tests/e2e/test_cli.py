@@ -58,6 +58,12 @@ def test_an_altered_copy_is_found_and_a_stranger_is_not(
     assert (face["decision"], best["identity_id"]) == ("MATCH", "ada")
     assert face["threshold"] <= best["similarity"] < 1.0
     assert face["searched_sequence"] >= 2
+    (proven,) = answered(picture_server, "identify", staff, altered, "--exact", "--json").json["faces"]
+    assert (proven["candidates"], proven["is_exact"]) == (face["candidates"], True)
+    for value, found in (("space", ["ada"]), ("sea", [])):
+        asked = ["--filter", f"team={value}", "--fusion", "mean", "--json"]
+        (one,) = answered(picture_server, "identify", staff, altered, *asked).json["faces"]
+        assert [candidate["identity_id"] for candidate in one["candidates"]] == found
     answered(picture_server, "gallery", "create", "others")
     answered(picture_server, "enroll", "others", "grace", grace)
     (stranger,) = answered(picture_server, "identify", "others", altered, "--json").json["faces"]

@@ -72,6 +72,13 @@ def test_lists_of_many_pages_are_complete_and_in_order(vector_server: ServerProc
     assert (built["id"], built["templates"]) == ("crowd", 450)
     line = answered(vector_server, "build", "crowd").out
     assert line.startswith("crowd: generation 2 of 450 templates is current")
+    measured = answered(vector_server, "recall", "crowd", "--probes", "100", "--json").json
+    assert (measured["generation"], measured["agreement"]) == (2, {"probes": 100, "top1": 1.0, "top10": 1.0})
+    assert "100.00% of 100 probes" in answered(vector_server, "recall", "crowd", "--probes", "100").out
+    (line,) = (
+        line for line in answered(vector_server, "status").out.splitlines() if line.split()[0] == "crowd"
+    )
+    assert line.split()[-4:] == ["2", "flat", "100.00%", "100.00%"]
     template = told[0]["templates"][0]["template_id"]
     line = answered(vector_server, "remove", "crowd", ids[0], "--template", str(template)).out
     assert "identity kept, 1 template removed" in line

@@ -224,6 +224,16 @@ def test_every_kind_of_write_can_be_retried(stubs: Stubs, gallery_id: str) -> No
     assert list(service.BatchRemove(batch).not_found_identity_ids) == ["nobody"]
 
 
+def test_a_bad_id_is_found_before_its_picture_is_looked_at(stubs: Stubs, gallery_id: str) -> None:
+    """A server without a network would refuse the picture."""
+    bad = pb.Enrollment(identity_id=" ada", samples=[pb.Sample(picture=types_pb2.Picture(data=b"jpeg"))])
+    late = pb.Enrollment(identity_id="ada", samples=bad.samples)
+    late.expire_time.FromSeconds(-5)
+    (answer,) = stream(stubs, pb.EnrollStreamRequest(gallery_id=gallery_id, enrollments=[bad, late]))
+    assert [reason_of(outcome.error) for outcome in answer.outcomes] == ["INVALID_ID", "INVALID_INPUT"]
+    assert answer.outcomes[0].error.message.startswith("enrollments[0]: identity_id ' ada'")
+
+
 def test_items_of_a_stream_share_a_commit_but_not_a_fate(stubs: Stubs, gallery_id: str) -> None:
     rng = np.random.default_rng(6)
     good, bad = draft("good", unit(rng)), draft("bad", np.zeros(128, np.float32))

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from engine.pb.identiface.v1 import admin_pb2, gallery_pb2, types_pb2
 from engine.pb.identiface.v1 import enrollment_pb2 as pb
 from engine.pb.identiface.v1 import identification_pb2 as identification
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 from tests.e2e.conftest import Launch, Stubs, as_message, make_gallery, refusal, unit
 
 pytestmark = pytest.mark.e2e

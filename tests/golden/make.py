@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 
 from engine.galleries import Galleries, GalleriesSettings
+from engine.gallery import Gallery
 from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.store.records import FORMAT_VERSION
 from engine.types import (
+    SEARCH_DEFAULTS,
     AnsweredBefore,
     EmbeddingContract,
     Enrollment,
+    Fusion,
     GallerySettings,
     Receipt,
+    SearchOptions,
     Template,
 )
 from tests.contract.clock import Clock
@@ -93,11 +97,20 @@ def answers(galleries: Galleries) -> dict[str, Any]:
             ]
             for identity, templates in people.list_identities()
         ],
-        "searches": [
-            [[one.identity_id, round(one.similarity, 12), one.template_id] for one in answer.candidates]
-            for answer in people.identify(PROBES, 5)
+        "searches": searches(people, SEARCH_DEFAULTS),
+        "filtered": [
+            searches(people, SearchOptions(filter={"name": name})) for name in ("Zoë 5", "Zoë 2", "Zoe 5")
         ],
+        "means": searches(people, SearchOptions(exact=True, fusion=Fusion.MEAN)),
     }
+
+
+def searches(gallery: Gallery, options: SearchOptions) -> list[list[Any]]:
+    """Candidates of every probe, as plain values."""
+    return [
+        [[one.identity_id, round(one.similarity, 12), one.template_id] for one in answer.candidates]
+        for answer in gallery.identify(PROBES, 5, options=options)
+    ]
 
 
 def pack(data: Path) -> bytes:

@@ -10,13 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.candidates import ROWS_FETCHED_MIN, best_identities
+from engine.candidates import FILTER_AMONG_MAX, ROWS_FETCHED_MIN, Question, best_identities
 from engine.errors import DeadlineError
-from engine.index.search import Row, Snapshot
-from engine.store import changes
+from engine.index.build import collect
+from engine.index.search import Snapshot
+from engine.store import changes, records
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore
-from engine.types import EmbeddingContract, Enrollment, GallerySettings, Template, Vectors
+from engine.types import (
+    SEARCH_DEFAULTS,
+    EmbeddingContract,
+    Enrollment,
+    Fusion,
+    GallerySettings,
+    SearchOptions,
+    Template,
+    Vectors,
+)
 from tests.contract.clock import Clock
 from tests.contract.naive import NaiveGallery, unit_vectors
 
@@ -38,8 +48,9 @@ class Pair:
             num_records=len(enrollments),
         )
         with self.store.read() as reader:
-            rows = [Row(key, record.identity_number, record.vector) for key, record in reader.templates()]
-        self.snapshot = Snapshot.base(None, 0, DIMENSION).advanced(1, rows, ())
+            rows = [(key, record.identity_number, record.vector) for key, record in reader.templates()]
+        columns = collect(rows, len(rows), DIMENSION, lambda _done, _total: None)
+        self.snapshot = Snapshot.base(None, 0, DIMENSION).advanced(1, columns, ())
 
     def remove(self, *identity_ids: str) -> None:
         """From the store and the model; the snapshot stays behind."""
@@ -48,13 +59,21 @@ class Pair:
             lambda writer: changes.remove_identities(writer, identity_ids, self.store.now_ms(), erase=False)
         )
 
-    def check(self, probes: Vectors, k: int, templates_max: int = 16) -> None:
-        answers = best_identities(self.store, self.snapshot, probes, k, templates_max, None)
+    def check(
+        self,
+        probes: Vectors,
+        k: int,
+        options: SearchOptions = SEARCH_DEFAULTS,
+        among_max: int = FILTER_AMONG_MAX,
+    ) -> None:
+        question = Question(k, self.store.now_ms(), options, among_max=among_max)
+        with self.store.read() as reader:
+            answers = best_identities(reader, self.snapshot, probes, question)
         assert len(answers) == len(probes)
-        for probe, answer in zip(probes, answers, strict=True):
-            expected = self.model.identify(probe, k, self.clock.now)
+        for probe, answer in zip(probes, [answer.candidates for answer in answers], strict=True):
+            expected = self.model.identify(probe, k, self.clock.now, options)
             assert [(one.identity_id, one.similarity) for one in answer] == expected
-            for one in answer:
+            for one in answer if options.fusion is Fusion.MAX else ():
                 best = [
                     item.template_id
                     for item in self.model.identities[one.identity_id].templates
@@ -99,7 +118,7 @@ def test_k_identities_are_found_where_each_holds_many_of_the_nearest_templates(
     )
     assert pair.snapshot.num_alive > 3 * ROWS_FETCHED_MIN
     for k in (1, 10, 50, 60, 100):
-        pair.check(np.concatenate([probe, unit_vectors(rng, 3, DIMENSION)]), k, templates_max=1)
+        pair.check(np.concatenate([probe, unit_vectors(rng, 3, DIMENSION)]), k)
 
 
 def test_ties_are_ordered_by_the_bytes_of_the_ids_also_where_more_tie_than_are_fetched(
@@ -110,7 +129,7 @@ def test_ties_are_ordered_by_the_bytes_of_the_ids_also_where_more_tie_than_are_f
     pair.enroll([Enrollment(str(name), (Template(probe[0]),)) for name in rng.permutation(names)])
     assert len(names) > ROWS_FETCHED_MIN
     for k in (1, 10, 100):
-        pair.check(probe, k, templates_max=1)
+        pair.check(probe, k)
 
 
 def test_equal_vectors_tie_whoever_asks_beside(pair: Pair, rng: np.random.Generator) -> None:
@@ -176,5 +195,43 @@ def test_identities_without_templates_are_no_candidates(pair: Pair, rng: np.rand
 def test_a_search_whose_time_is_up_is_not_begun(pair: Pair, rng: np.random.Generator) -> None:
     vectors = unit_vectors(rng, 1, DIMENSION)
     pair.enroll([Enrollment("a", (Template(vectors[0]),))])
-    with pytest.raises(DeadlineError):
-        best_identities(pair.store, pair.snapshot, vectors, 1, 16, time.monotonic())
+    question = Question(1, pair.store.now_ms(), deadline=time.monotonic())
+    with pair.store.read() as reader, pytest.raises(DeadlineError):
+        best_identities(reader, pair.snapshot, vectors, question)
+
+
+@pytest.mark.parametrize("among_max", [0, 20, 10_000])
+@pytest.mark.parametrize("fusion", Fusion)
+def test_a_filter_gives_the_same_however_many_match_it(
+    pair: Pair, rng: np.random.Generator, among_max: int, fusion: Fusion
+) -> None:
+    """Where more than `among_max` match, rows of others are passed over instead."""
+    vectors = unit_vectors(rng, 900, DIMENSION)
+    pair.enroll(
+        [
+            Enrollment(
+                f"{row:03d}",
+                (Template(vector), Template(-vector)) if row % 5 == 0 else (Template(vector),),
+                {"a": str(row % 2), "b": str(row % 3), "c": str(row % 300)},
+            )
+            for row, vector in enumerate(vectors)
+        ]
+    )
+    pair.remove(*(f"{row:03d}" for row in range(0, 900, 11)))
+    filters = ({"a": "1"}, {"a": "0", "b": "2"}, {"c": "7"}, {"a": "0", "c": "7"}, {"d": "1"})
+    for filter_ in filters:
+        for exact in (False, True):
+            pair.check(vectors[:4], 10, SearchOptions(exact, fusion, filter_), among_max)
+
+
+def test_digests_that_collide_do_not_let_others_in(pair: Pair, rng: np.random.Generator) -> None:
+    """The table of attributes holds digests: an identity's own record has the last word."""
+    (vector,) = unit_vectors(rng, 1, DIMENSION)
+    pair.enroll([Enrollment("a", (Template(vector),), {"team": "red"})])
+    number = records.key(1)
+    pair.store.write(
+        lambda writer: writer._transaction.put(
+            records.attribute_key("team", "blue"), number, db=writer._tables["attributes"]
+        )
+    )
+    pair.check(vector[None], 1, SearchOptions(filter={"team": "blue"}))

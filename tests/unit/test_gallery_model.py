@@ -17,7 +17,15 @@ from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
 from engine.live_index import IndexSettings, report_nothing
 from engine.store.environment import StoreSettings
-from engine.types import EmbeddingContract, Enrollment, GallerySettings, Template
+from engine.types import (
+    SEARCH_DEFAULTS,
+    EmbeddingContract,
+    Enrollment,
+    Fusion,
+    GallerySettings,
+    SearchOptions,
+    Template,
+)
 from tests.contract.clock import Clock
 from tests.contract.naive import NaiveGallery, cosine, unit_vectors
 
@@ -38,6 +46,12 @@ TEMPLATES = st.lists(
     st.builds(Template, st.sampled_from(VECTORS), st.sampled_from([0.0, 0.1, 0.7, 0.9])), max_size=4
 )
 ATTRIBUTES = st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["", "1"]), max_size=2)
+ASKED = [
+    (100, SearchOptions(exact=True)),
+    (2, SearchOptions(filter={"x": "1"})),
+    (1, SearchOptions(fusion=Fusion.MEAN)),
+    (3, SearchOptions(True, Fusion.MEAN, {"x": "1", "y": ""})),
+]
 SECONDS = st.sampled_from([None, None, None, 1.0, 5.0, 100.0])
 
 
@@ -182,12 +196,13 @@ class GalleryModel(RuleBasedStateMachine):
     def searches_are_equal(self) -> None:
         if not hasattr(self, "galleries"):
             return
-        for k in (1, 3, 100):
-            answers = self.gallery.identify(PROBES, k)
+        for k, options in ((1, SEARCH_DEFAULTS), (3, SEARCH_DEFAULTS), *ASKED):
+            answers = self.gallery.identify(PROBES, k, options=options)
             for probe, answer in zip(PROBES, answers, strict=True):
                 given = [(one.identity_id, one.similarity) for one in answer.candidates]
-                assert given == self.model.identify(probe, k, self.clock.now)
+                assert given == self.model.identify(probe, k, self.clock.now, options)
                 assert answer.searched_sequence == self.model.sequence
+                assert answer.is_exact or not options.exact
 
     @invariant()
     def verifications_are_equal(self) -> None:

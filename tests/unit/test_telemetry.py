@@ -12,16 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import SettingsError
-from engine.telemetry import (
-    LOGGER,
-    REQUEST_ID_CHARACTERS_MAX,
-    JsonFormatter,
-    RequestRecord,
-    Telemetry,
-    TextFormatter,
-    configure_logging,
-    redacted_traceback,
-)
+from engine.logs import LOGGER, JsonFormatter, TextFormatter, configure_logging, redacted_traceback
+from engine.telemetry import REQUEST_ID_CHARACTERS_MAX, RequestRecord, Telemetry
 from engine.types import EmbeddingContract, GalleryInfo, GallerySettings
 
 SECRET = "Zaphod"
@@ -173,3 +165,23 @@ def test_the_log_goes_to_stdout_unless_told_otherwise() -> None:
     (handler,) = logging.getLogger().handlers
     assert isinstance(handler, logging.StreamHandler)
     assert handler.stream is sys.stdout
+
+
+def test_lines_name_their_process_where_there_are_several() -> None:
+    stream, terminal = io.StringIO(), Terminal()
+    configure_logging(stream, worker="embed-0")
+    LOGGER.info("serving")
+    assert json.loads(stream.getvalue())["worker"] == "embed-0"
+    configure_logging(terminal, worker="embed-0")
+    LOGGER.info("serving")
+    assert "worker=embed-0 serving" in terminal.getvalue()
+
+
+def test_a_process_that_is_asked_by_another_counts_without_lines() -> None:
+    stream = io.StringIO()
+    configure_logging(stream)
+    telemetry = Telemetry(has_lines=False)
+    finished(telemetry)
+    assert stream.getvalue() == ""
+    labels = {"rpc": "GalleryService/GetGallery", "code": "OK"}
+    assert telemetry.registry.get_sample_value("identiface_requests_total", labels) == 1.0

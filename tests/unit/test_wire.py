@@ -48,7 +48,7 @@ from engine.types import (
     ThresholdOrigin,
     Verification,
 )
-from engine.wire import answers, values
+from engine.wire import answers, limits, values
 from engine.wire.errors import STATUS_MESSAGE_BYTES_MAX, code_of, from_status, to_status
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -289,16 +289,16 @@ def test_pictures_leave_to_the_server_what_is_not_given() -> None:
     assert (picture.data, picture.face_choice) == (b"jpeg", types_pb2.FACE_CHOICE_UNSPECIFIED)
     assert values.unpack_min_face_px(picture) is None
     assert values.unpack_min_face_px(values.pack_picture(b"jpeg", FaceChoice.ALL, 20)) == 20
-    for wrong in (-1, 1, values.FACE_PX_MIN - 1):
+    for wrong in (-1, 1, limits.FACE_PX_MIN - 1):
         with pytest.raises(InvalidInputError, match=f"min_face_px is {wrong}; it must be at least 12"):
             values.unpack_min_face_px(types_pb2.Picture(min_face_px=wrong))
-    assert values.unpack_min_face_px(types_pb2.Picture(min_face_px=values.FACE_PX_MIN)) == values.FACE_PX_MIN
+    assert values.unpack_min_face_px(types_pb2.Picture(min_face_px=limits.FACE_PX_MIN)) == limits.FACE_PX_MIN
 
 
 def test_the_smallest_face_is_that_of_the_detector() -> None:
     from engine.embedding.detect import WINDOW_PX
 
-    assert values.FACE_PX_MIN == WINDOW_PX
+    assert limits.FACE_PX_MIN == WINDOW_PX
 
 
 @given(IDENTIFICATIONS, st.none() | faces())

@@ -28,6 +28,8 @@ FLAGS = {
         "--device",
         "--min-face-px",
         "--metrics-listen",
+        "--workers",
+        "--embed-workers",
         "--config",
         "--help",
     },
@@ -40,12 +42,13 @@ FLAGS = {
     "enroll": {"--attribute", "--replace", "--evict", *FACE, *SERVER},
     "remove": {"--template", "--erase", *SERVER},
     "list": SERVER,
-    "identify": {"--k", "--threshold", "--plot", *FACE, *SERVER},
+    "identify": {"--k", "--threshold", "--plot", "--exact", "--filter", "--fusion", *FACE, *SERVER},
     "verify": {"--pictures", "--threshold", *FACE, *SERVER},
     "detect": {"--plot", *FACE, *SERVER},
     "embed": {"--out", *FACE, *SERVER},
     "status": SERVER,
     "build": SERVER,
+    "recall": {"--probes", "--seed", *SERVER},
     "evaluate pairs": {"--root", "--pairs", "--model", "--device", "--json", "--help", *FACE},
 }
 """A new flag is a promise to keep: add it here when it is decided."""
@@ -112,6 +115,10 @@ def test_verbs_with_arguments_show_an_example(path: str) -> None:
         ("identify staff a.jpg --k 0", "from 1 to 100"),
         ("identify staff a.jpg --k 101", "from 1 to 100"),
         ("identify staff a.jpg --k many", "from 1 to 100"),
+        ("identify staff a.jpg --filter site", "expected KEY=VALUE"),
+        ("identify staff a.jpg --filter a=1 --filter a=2", "names an attribute twice"),
+        ("identify staff a.jpg --fusion median", "invalid choice: 'median'"),
+        ("recall staff --probes 0", "from 1 to 10000"),
         ("identify staff a.jpg --threshold 1.1", "similarity from -1 to 1"),
         ("identify staff a.jpg --threshold nan", "similarity from -1 to 1"),
         ("identify staff a.jpg --plot out.jpg", "a .png file"),
@@ -186,11 +193,16 @@ def settings_keys(kind: type[Settings], path: str = "") -> Iterator[tuple[str, s
 
 def test_help_of_serve_lists_every_key_of_the_settings_file() -> None:
     from engine.embedding.pipeline import PipelineSettings
+    from engine.galleries import GalleriesSettings
 
-    expected = dict(settings_keys(ServeSettings)) | dict(
-        settings_keys(PipelineSettings, "embedding.pipeline")
+    expected = (
+        dict(settings_keys(ServeSettings))
+        | dict(settings_keys(PipelineSettings, "embedding.pipeline"))
+        | dict(settings_keys(GalleriesSettings, "galleries"))
     )
-    expected["embedding"] -= {"pipeline"}  # a table by itself
+    # Tables by themselves.
+    expected["embedding"] -= {"pipeline"}
+    expected[""] -= {"galleries"}
     listed = (VERBS["serve"].epilog or "").partition("flags win over it:")[2].partition("\n\n")[0]
     found = re.findall(r"^  (?:\[([\w.]+)\]|\(above all tables\))  (.+(?:\n      .+)*)", listed, re.MULTILINE)
     assert {table: set(re.split(r",\s+", keys)) for table, keys in found} == expected

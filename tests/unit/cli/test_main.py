@@ -120,7 +120,10 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 
 def test_light_verbs_load_no_heavy_library() -> None:
-    script = "import sys, engine.cli.verbs; print(*(m for m in sys.argv[1:] if m in sys.modules))"
+    script = (
+        "import sys, engine.cli.verbs; engine.cli.verbs.build_parser()\n"
+        "print(*(m for m in sys.argv[1:] if m in sys.modules))"
+    )
     heavy = ["torch", "cv2", "PIL", "faiss", "lmdb", "engine.server", "engine.embedding", "engine.trainer"]
     out = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
     assert out.stdout.split() == []

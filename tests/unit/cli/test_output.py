@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +19,14 @@ from engine.client import (
     FaceIdentification,
     FaceVerification,
     GalleryStatus,
+    RecallProgress,
     ServedGallery,
     ServerStatus,
 )
 from engine.errors import UndecodablePictureError
 from engine.trainer.evaluate import PairsReport
 from engine.types import (
+    Agreement,
     Box,
     Candidate,
     Decision,
@@ -155,6 +158,19 @@ def test_status_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     assert (told["galleries"][0]["templates"], told["galleries"][0]["sequence"]) == (2, 3)
 
 
+def test_recall_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RecallProgress(10, 10, Agreement(10, 1.0, 0.9), 4, "codes")
+    told = printed(output.recall_json("staff", progress), capsys)
+    shape = {
+        "id": str,
+        "generation": int,
+        "kind": str,
+        "agreement": {"probes": int, "top1": float, "top10": float},
+    }
+    assert_shape(told, shape)
+    assert told["agreement"] == {"probes": 10, "top1": 1.0, "top10": 0.9}
+
+
 def test_status_json_of_a_server_of_vectors_has_the_model_none() -> None:
     assert output.status_json(ServerStatus("1", "none", None, ()))["model"] == "none"
 
@@ -245,6 +261,14 @@ def test_status_and_build_and_report_read_as_text() -> None:
         "staff: generation 2 of 5 templates is current, covering sequence 9"
     ]
     assert output.build_json("staff", progress)["generation"] == 2
+    measured = GalleryStatus("staff", 1, 2, 3, 4, "codes", Agreement(1000, 0.9975, 0.95))
+    lines = output.status_lines("h:1", dataclasses.replace(STATUS, galleries=(measured,)))
+    assert lines[-1].split() == ["staff", "1", "2", "3", "4", "codes", "99.75%", "95.00%"]
+    recall = RecallProgress(1000, 1000, measured.agreement, 4, "codes")
+    assert output.recall_lines("staff", recall, Agreement(1000, 0.9975, 0.95)) == [
+        "staff: generation 4 (codes) finds the nearest template of an exact scan for 99.75% of 1,000 probes,"
+        " and 95.00% of the ten nearest"
+    ]
     assert any(line.split() == ["TAR", "at", "FAR", "1e-3", "96.00%"] for line in report_lines(REPORT))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 from tests.unit.client.servicers import ADDERS, Start
 
 

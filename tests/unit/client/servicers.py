@@ -36,8 +36,8 @@ from engine.pb.identiface.v1.identification_pb2_grpc import (
     IdentificationServiceServicer,
     add_IdentificationServiceServicer_to_server,
 )
-from engine.wire import to_status
 from engine.wire.answers import pack_receipt
+from engine.wire.errors import to_status
 
 UNIT = np.array([0.6, 0.8], np.float32)
 Start = Callable[..., str]

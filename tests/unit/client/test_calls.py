@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.client import Client, EnrollOptions, Picture, RawVector, Sample
+from engine.client import Client, EnrollOptions, Picture, RawVector, Sample, SearchKeywords
 from engine.errors import (
     InvalidInputError,
 )
 from engine.pb.identiface.v1 import (
     enrollment_pb2,
+    identification_pb2,
     types_pb2,
 )
-from engine.types import FaceChoice, Template
+from engine.types import Consistency, FaceChoice, Fusion, Template
 from tests.unit.client.servicers import UNIT, Enrolling, Failing, Identifying, Start
 
 
@@ -92,11 +93,17 @@ def test_options_of_identify_and_verify_reach_the_server(start: Start) -> None:
     with Client(start(identifying)) as client:
         found = client.identify("staff", b"ada", 3, threshold=0.0, choice=FaceChoice.ALL, min_face_px=20)
         client.identify("staff", UNIT)
+        how: SearchKeywords = {"exact": True, "fusion": Fusion.MEAN, "filter": {"site": "lima"}}
+        client.identify("staff", UNIT, exact=True, consistency=Consistency.EVENTUAL, filter={"site": "lima"})
+        list(client.identify_stream("staff", [UNIT], **how))
         one = client.verify("staff", "ada", UNIT, threshold=0.5)
         client.verify_pair(b"a", b"b", choice=FaceChoice.CENTRE)
     assert [face.candidates[0].identity_id for face in found] == ["ada"]
     assert (one.similarity, one.template_id) == (0.25, None)
-    first, second, verify, pair = identifying.requests
+    first, second, third, streamed, verify, pair = identifying.requests
+    assert (third.options.exact, dict(third.options.filter)) == (True, {"site": "lima"})
+    assert (streamed.options.exact, streamed.options.fusion) == (True, identification_pb2.FUSION_MEAN)
+    assert third.options.consistency == identification_pb2.CONSISTENCY_EVENTUAL
     assert (first.options.k, first.options.threshold, first.options.HasField("threshold")) == (3, 0.0, True)
     assert (first.probe.picture.face_choice, first.probe.picture.min_face_px) == (
         types_pb2.FACE_CHOICE_ALL,

@@ -19,7 +19,7 @@ from engine.errors import (
     NotImplementedYetError,
     UnavailableError,
 )
-from engine.wire import MESSAGE_SIZE_BYTES_MAX
+from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 from tests.unit.client.servicers import Blocked, Failing, Identifying, Start
 
 

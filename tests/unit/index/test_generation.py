@@ -47,8 +47,10 @@ def test_a_generation_opens_as_it_was_built(tmp_path: Path, num: int) -> None:
     opened = Generation(make(tmp_path, num), "digest")
     assert opened.num_rows == num
     assert (opened.manifest.number, opened.manifest.sequence, opened.manifest.dimension) == (1, 7, DIMENSION)
-    assert [opened.row(10 + 2 * row) for row in range(num)] == list(range(num))
-    assert [opened.row(9), opened.row(11), opened.row(10 + 2 * num)] == [None] * 3
+    ids = np.arange(10, 10 + 2 * num, 2, dtype=np.uint64)
+    assert opened.rows_of(ids).tolist() == list(range(num))
+    assert opened.rows_of(ids[::-1]).tolist() == list(range(num))[::-1]
+    assert opened.rows_of(np.array([9, 11, 10 + 2 * num, 1 << 63], np.uint64)).tolist() == []
     assert opened.identity_numbers.tolist() == [100 + row for row in range(num)]
 
 
@@ -75,7 +77,7 @@ def test_a_flipped_bit_anywhere_is_corrupt_data(tmp_path: Path, name: str) -> No
         damaged[position] ^= 1
         (folder / name).write_bytes(damaged)
         with pytest.raises((CorruptDataError, NewerFormatError)):
-            Generation(folder, "digest")
+            Generation(folder, "digest").verify_vectors()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -102,8 +104,8 @@ def test_another_contract_is_refused(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
     folder = make(tmp_path)
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    (folder / MANIFEST).write_bytes(seal(msgspec.structs.replace(manifest, format=2, checksum="")))
-    with pytest.raises(NewerFormatError, match="format 2"):
+    (folder / MANIFEST).write_bytes(seal(msgspec.structs.replace(manifest, format=3, checksum="")))
+    with pytest.raises(NewerFormatError, match="format 3"):
         Generation(folder, "digest")
 
 

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.index.build import build, collect
+from engine.index.delta import DELTA_ROWS_FIRST, Delta, Found
 from engine.index.generation import Generation
-from engine.index.search import DELTA_ROWS_FIRST, Delta, Found, Row, Snapshot
-from engine.types import Vectors
+from engine.index.search import Snapshot
+from engine.types import Columns, Vector, Vectors
 from tests.contract.naive import unit_vectors
 
 DIMENSION = 16
 CONTRACT = "digest"
+
+
+@dataclass(frozen=True)
+class Row:
+    template_id: int
+    identity_number: int
+    vector: Vector
+
+
+def columns(of: Sequence[Row]) -> Columns:
+    rows = ((row.template_id, row.identity_number, row.vector) for row in of)
+    return collect(rows, len(of), DIMENSION, lambda _done, _total: None)
+
+
+NOTHING = columns(())
 
 
 def rows(rng: np.random.Generator, first: int, num: int) -> list[Row]:
@@ -29,9 +46,7 @@ def rows(rng: np.random.Generator, first: int, num: int) -> list[Row]:
 
 def generation(folder: Path, of: Sequence[Row], number: int = 1) -> Generation:
     folder.mkdir(exist_ok=True)
-    rows = ((row.template_id, row.identity_number, row.vector) for row in of)
-    columns = collect(rows, len(of), DIMENSION, lambda _done, _total: None)
-    return build(folder, columns, number=number, sequence=1, contract_digest=CONTRACT)
+    return build(folder, columns(of), number=number, sequence=1, contract_digest=CONTRACT)
 
 
 def check(found: Found, probes: Vectors, of: Sequence[Row], num_rows: int) -> None:
@@ -74,9 +89,9 @@ def test_the_nearest_rows_are_those_of_a_full_scan(
 ) -> None:
     covered, added = rows(rng, 1, num_covered), rows(rng, 10_000, num_added)
     base = Snapshot.base(generation(tmp_path, covered) if num_covered else None, 1, DIMENSION)
-    grown = base.advanced(2, added, ())
+    grown = base.advanced(2, columns(added), ())
     gone = [row.template_id for row in (*covered, *added) if rng.random() < removed_share]
-    snapshot = grown.advanced(3, (), gone)
+    snapshot = grown.advanced(3, NOTHING, gone)
     alive = [row for row in (*covered, *added) if row.template_id not in gone]
     probes = unit_vectors(rng, num_probes, DIMENSION)
     assert snapshot.num_alive == len(alive)
@@ -88,10 +103,10 @@ def test_the_nearest_rows_are_those_of_a_full_scan(
 def test_a_snapshot_does_not_change_when_later_ones_are_made(rng: np.random.Generator) -> None:
     probes = unit_vectors(rng, 2, DIMENSION)
     first_rows, more, others = rows(rng, 1, 10), rows(rng, 11, 5), rows(rng, 50, 7)
-    first = Snapshot.base(None, 0, DIMENSION).advanced(1, first_rows, ())
-    second = first.advanced(2, more, [3])
-    branch = first.advanced(2, others, [4])
-    third = second.advanced(3, rows(rng, 100, 2000), [11])
+    first = Snapshot.base(None, 0, DIMENSION).advanced(1, columns(first_rows), ())
+    second = first.advanced(2, columns(more), [3])
+    branch = first.advanced(2, columns(others), [4])
+    third = second.advanced(3, columns(rows(rng, 100, 2000)), [11])
     check(first.search(probes, 100), probes, first_rows, 100)
     check(
         second.search(probes, 100), probes, [row for row in (*first_rows, *more) if row.template_id != 3], 100
@@ -109,18 +124,19 @@ def test_a_snapshot_does_not_change_when_later_ones_are_made(rng: np.random.Gene
 def test_a_delta_grows_beyond_its_first_memory(rng: np.random.Generator, num: int) -> None:
     delta, there = Delta.empty(DIMENSION), rows(rng, 1, num)
     for start in range(0, num, 200):
-        delta = delta.extended(there[start : start + 200], ())
+        delta = delta.extended(columns(there[start : start + 200]), ())
     probes = unit_vectors(rng, 1, DIMENSION)
     assert (delta.num_rows, delta.num_alive) == (num, num)
-    check(delta.search(probes, 5), probes, there, 5)
+    snapshot = replace(Snapshot.base(None, 0, DIMENSION), delta=delta)
+    check(snapshot.search(probes, 5), probes, there, 5)
 
 
 def test_removing_what_is_not_there_changes_nothing(tmp_path: Path, rng: np.random.Generator) -> None:
     covered, added = rows(rng, 10, 9), rows(rng, 30, 4)
-    snapshot = Snapshot.base(generation(tmp_path, covered), 1, DIMENSION).advanced(2, added, ())
-    same = snapshot.advanced(3, (), [1, 9, 19, 25, 29, 34, 1 << 63])
+    snapshot = Snapshot.base(generation(tmp_path, covered), 1, DIMENSION).advanced(2, columns(added), ())
+    same = snapshot.advanced(3, NOTHING, [1, 9, 19, 25, 29, 34, 1 << 63])
     assert (same.num_alive, same.num_removed, same.alive) == (13, 0, None)
-    again = snapshot.advanced(3, (), [10]).advanced(4, (), [18, 30])
+    again = snapshot.advanced(3, NOTHING, [10]).advanced(4, NOTHING, [18, 30])
     assert (again.num_alive, again.num_removed) == (10, 2)
     assert again.dead_share == pytest.approx(2 / 9)
 
@@ -132,4 +148,4 @@ def test_the_first_and_last_rows_of_a_bitmap_can_be_removed(tmp_path: Path, rng:
         probes = unit_vectors(rng, 1, DIMENSION)
         for gone in (1, num):
             alive = [row for row in covered if row.template_id != gone]
-            check(base.advanced(2, (), [gone]).search(probes, 100), probes, alive, 100)
+            check(base.advanced(2, NOTHING, [gone]).search(probes, 100), probes, alive, 100)

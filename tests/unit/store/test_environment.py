@@ -15,7 +15,8 @@ from engine.errors import (
     StorageFullError,
     UnavailableError,
 )
-from engine.store.environment import open_environment, refuse_network_file_system, translated
+from engine.store.environment import open_environment, translated
+from engine.store.folders import refuse_network_file_system
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0

@@ -82,6 +82,7 @@ def committing(ledger: Ledger, **limits: float) -> Iterator[GroupCommit]:
         records_max=int(limits.get("records_max", 256)),
         ms_max=limits.get("ms_max", 60_000.0),
         queue_max=int(limits.get("queue_max", 1024)),
+        pause_s=limits.get("pause_s", 0.0),
     )
     try:
         yield commits
@@ -124,6 +125,18 @@ def test_what_waits_is_gathered_into_one_commit_of_at_most_records_max(ledger: L
         gate.let_go()
         assert [future.result() for future in futures] == list(range(7))
     assert ledger.commits == [[], [0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize(("num_records", "is_paused"), [(5, False), (6, True)])
+def test_a_full_commit_is_followed_by_a_pause_for_other_processes(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, num_records: int, is_paused: bool
+) -> None:
+    pauses: list[float] = []
+    with committing(ledger, records_max=10, pause_s=0.25) as commits:
+        monkeypatch.setattr("engine.store.group_commit.time.sleep", pauses.append)
+        commits.write(put(1), num_records=num_records)
+    monkeypatch.undo()
+    assert pauses == [0.25] * is_paused
 
 
 def test_writes_that_would_make_a_commit_too_long_go_into_the_next(ledger: Ledger) -> None:

@@ -11,19 +11,33 @@ class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Agreement(_message.Message):
+    __slots__ = ("num_probes", "top1", "top10")
+    NUM_PROBES_FIELD_NUMBER: _ClassVar[int]
+    TOP1_FIELD_NUMBER: _ClassVar[int]
+    TOP10_FIELD_NUMBER: _ClassVar[int]
+    num_probes: int
+    top1: float
+    top10: float
+    def __init__(self, num_probes: _Optional[int] = ..., top1: _Optional[float] = ..., top10: _Optional[float] = ...) -> None: ...
+
 class GalleryStatus(_message.Message):
-    __slots__ = ("gallery_id", "num_identities", "num_templates", "sequence", "generation")
+    __slots__ = ("gallery_id", "num_identities", "num_templates", "sequence", "generation", "kind", "agreement")
     GALLERY_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     NUM_TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     gallery_id: str
     num_identities: int
     num_templates: int
     sequence: int
     generation: int
-    def __init__(self, gallery_id: _Optional[str] = ..., num_identities: _Optional[int] = ..., num_templates: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    kind: str
+    agreement: Agreement
+    def __init__(self, gallery_id: _Optional[str] = ..., num_identities: _Optional[int] = ..., num_templates: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("version", "device", "contract", "galleries")
@@ -56,6 +70,32 @@ class BuildIndexResponse(_message.Message):
     generation: int
     sequence: int
     def __init__(self, num_done: _Optional[int] = ..., num_total: _Optional[int] = ..., is_done: _Optional[bool] = ..., generation: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class MeasureRecallRequest(_message.Message):
+    __slots__ = ("gallery_id", "num_probes", "seed")
+    GALLERY_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROBES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    gallery_id: str
+    num_probes: int
+    seed: int
+    def __init__(self, gallery_id: _Optional[str] = ..., num_probes: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class MeasureRecallResponse(_message.Message):
+    __slots__ = ("num_done", "num_total", "is_done", "agreement", "generation", "kind")
+    NUM_DONE_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    IS_DONE_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    num_done: int
+    num_total: int
+    is_done: bool
+    agreement: Agreement
+    generation: int
+    kind: str
+    def __init__(self, num_done: _Optional[int] = ..., num_total: _Optional[int] = ..., is_done: _Optional[bool] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
     __slots__ = ("folder",)

@@ -45,6 +45,11 @@ class AdminServiceStub:
                 request_serializer=identiface_dot_v1_dot_admin__pb2.BuildIndexRequest.SerializeToString,
                 response_deserializer=identiface_dot_v1_dot_admin__pb2.BuildIndexResponse.FromString,
                 _registered_method=True)
+        self.MeasureRecall = channel.unary_stream(
+                '/identiface.v1.AdminService/MeasureRecall',
+                request_serializer=identiface_dot_v1_dot_admin__pb2.MeasureRecallRequest.SerializeToString,
+                response_deserializer=identiface_dot_v1_dot_admin__pb2.MeasureRecallResponse.FromString,
+                _registered_method=True)
         self.Backup = channel.unary_stream(
                 '/identiface.v1.AdminService/Backup',
                 request_serializer=identiface_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
@@ -74,6 +79,18 @@ class AdminServiceServicer:
         """Build a new generation of a gallery's index and make it current, with progress. Searches go on.
 
         NOT_FOUND (GALLERY_NOT_FOUND), RESOURCE_EXHAUSTED (STORAGE_FULL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureRecall(self, request, context):
+        """Measure how often the default search finds what an exact scan finds, on the gallery's own vectors, with
+        progress; the result is kept with the current generation, and Status shows it. Searches go on.
+
+        NOT_FOUND (GALLERY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT: num_probes outside 1 to 10000),
+        FAILED_PRECONDITION (no generation was built yet, or it holds no templates), RESOURCE_EXHAUSTED
+        (STORAGE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +126,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.BuildIndex,
                     request_deserializer=identiface_dot_v1_dot_admin__pb2.BuildIndexRequest.FromString,
                     response_serializer=identiface_dot_v1_dot_admin__pb2.BuildIndexResponse.SerializeToString,
+            ),
+            'MeasureRecall': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureRecall,
+                    request_deserializer=identiface_dot_v1_dot_admin__pb2.MeasureRecallRequest.FromString,
+                    response_serializer=identiface_dot_v1_dot_admin__pb2.MeasureRecallResponse.SerializeToString,
             ),
             'Backup': grpc.unary_stream_rpc_method_handler(
                     servicer.Backup,
@@ -176,6 +198,33 @@ class AdminService:
             '/identiface.v1.AdminService/BuildIndex',
             identiface_dot_v1_dot_admin__pb2.BuildIndexRequest.SerializeToString,
             identiface_dot_v1_dot_admin__pb2.BuildIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureRecall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/identiface.v1.AdminService/MeasureRecall',
+            identiface_dot_v1_dot_admin__pb2.MeasureRecallRequest.SerializeToString,
+            identiface_dot_v1_dot_admin__pb2.MeasureRecallResponse.FromString,
             options,
             channel_credentials,
             insecure,

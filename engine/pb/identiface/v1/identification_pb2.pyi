@@ -1,12 +1,31 @@
 from google.rpc import status_pb2 as _status_pb2
 from engine.pb.identiface.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Fusion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FUSION_UNSPECIFIED: _ClassVar[Fusion]
+    FUSION_MAX: _ClassVar[Fusion]
+    FUSION_MEAN: _ClassVar[Fusion]
+
+class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONSISTENCY_UNSPECIFIED: _ClassVar[Consistency]
+    CONSISTENCY_STRONG: _ClassVar[Consistency]
+    CONSISTENCY_EVENTUAL: _ClassVar[Consistency]
+FUSION_UNSPECIFIED: Fusion
+FUSION_MAX: Fusion
+FUSION_MEAN: Fusion
+CONSISTENCY_UNSPECIFIED: Consistency
+CONSISTENCY_STRONG: Consistency
+CONSISTENCY_EVENTUAL: Consistency
 
 class Probe(_message.Message):
     __slots__ = ("picture", "vector")
@@ -17,14 +36,29 @@ class Probe(_message.Message):
     def __init__(self, picture: _Optional[_Union[_types_pb2.Picture, _Mapping]] = ..., vector: _Optional[_Union[_types_pb2.Vector, _Mapping]] = ...) -> None: ...
 
 class SearchOptions(_message.Message):
-    __slots__ = ("k", "threshold", "contract_digest")
+    __slots__ = ("k", "threshold", "contract_digest", "exact", "filter", "fusion", "consistency")
+    class FilterEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     K_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     k: int
     threshold: float
     contract_digest: str
-    def __init__(self, k: _Optional[int] = ..., threshold: _Optional[float] = ..., contract_digest: _Optional[str] = ...) -> None: ...
+    exact: bool
+    filter: _containers.ScalarMap[str, str]
+    fusion: Fusion
+    consistency: Consistency
+    def __init__(self, k: _Optional[int] = ..., threshold: _Optional[float] = ..., contract_digest: _Optional[str] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Mapping[str, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
 
 class FaceIdentification(_message.Message):
     __slots__ = ("face", "decision", "candidates", "threshold", "threshold_origin", "searched_sequence", "num_searched", "is_exact")

@@ -65,9 +65,11 @@ class IdentificationServiceServicer:
         """Search a gallery for every face of a probe (1:K, open set). No face, an empty gallery and nobody near
         enough are answers, not errors.
 
-        INVALID_ARGUMENT (INVALID_INPUT: no probe, k outside 1 to 100, threshold outside -1 to 1; INVALID_VECTOR,
+        INVALID_ARGUMENT (INVALID_INPUT: no probe, k outside 1 to 100, threshold outside -1 to 1, a filter that no
+        attributes could be, a fusion or consistency that this version does not know; INVALID_VECTOR,
         UNDECODABLE_PICTURE, PICTURE_TOO_LARGE), NOT_FOUND (GALLERY_NOT_FOUND), FAILED_PRECONDITION
-        (CONTRACT_MISMATCH, NO_EMBEDDER).
+        (CONTRACT_MISMATCH, NO_EMBEDDER), UNAVAILABLE (UNAVAILABLE, with RetryInfo: the worker is far behind what was
+        written; consistency EVENTUAL searches what it has).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,8 +81,9 @@ class IdentificationServiceServicer:
         Of an item: INVALID_ARGUMENT (INVALID_INPUT: no probe; INVALID_VECTOR, UNDECODABLE_PICTURE,
         PICTURE_TOO_LARGE), FAILED_PRECONDITION (NO_EMBEDDER; CONTRACT_MISMATCH: a picture, and the server's
         network is not the gallery's). Of the call: INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 256 probes, more
-        than 64 pictures, k outside 1 to 100, threshold outside -1 to 1), NOT_FOUND (GALLERY_NOT_FOUND),
-        FAILED_PRECONDITION (CONTRACT_MISMATCH: contract_digest is not the gallery's).
+        than 64 pictures; k, threshold, filter, fusion and consistency as of Identify), NOT_FOUND
+        (GALLERY_NOT_FOUND), FAILED_PRECONDITION (CONTRACT_MISMATCH: contract_digest is not the gallery's),
+        UNAVAILABLE (as Identify).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,8 +102,9 @@ class IdentificationServiceServicer:
     def Verify(self, request, context):
         """Compare one probe with one claimed identity, or two probes with each other (1:1).
 
-        INVALID_ARGUMENT (as Identify; NO_FACE; INVALID_ID: the identity_id breaks its rule), NOT_FOUND (GALLERY_NOT_FOUND, IDENTITY_NOT_FOUND),
-        FAILED_PRECONDITION (CONTRACT_MISMATCH, NO_EMBEDDER, or the identity has no templates).
+        INVALID_ARGUMENT (INVALID_INPUT: no probe, threshold outside -1 to 1; INVALID_VECTOR, UNDECODABLE_PICTURE,
+        PICTURE_TOO_LARGE, NO_FACE; INVALID_ID: the identity_id breaks its rule), NOT_FOUND (GALLERY_NOT_FOUND,
+        IDENTITY_NOT_FOUND), FAILED_PRECONDITION (CONTRACT_MISMATCH, NO_EMBEDDER, or the identity has no templates).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

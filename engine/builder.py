@@ -1,0 +1,188 @@
+"""Builds a generation from a store: in this process, or in a niced one of its own.
+
+::
+
+    python -m engine.builder FOLDER ARGUMENTS      FOLDER of the gallery, ARGUMENTS as JSON, see `Arguments`
+      stdin   nothing is read from it; when it ends, the parent is gone, and so is the builder
+      stdout  one JSON object a line, see `Line`: progress, and at last what was built or why not
+
+The templates are read in one short transaction that is over before anything is written: it holds back the
+reuse of the store's pages. A build takes 4 x d + 16 bytes of memory a template for them, and what the index's
+codes and their training need besides (see engine.index.build). Knows nothing of snapshots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+import engine
+from engine.errors import EngineError, UnavailableError, class_of_reason
+from engine.index.build import build
+from engine.store import changes
+from engine.store.columns import collect
+from engine.store.environment import StoreSettings
+from engine.store.gallery_store import GalleryStore
+
+NICENESS = 10
+SILENCE_S = 0.1
+"""Longest pause between two calls of the progress function while a builder says nothing."""
+RETRY_AFTER_S = 1.0
+_PR_SET_PDEATHSIG = 1
+Progress = Callable[[int, int], None]
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """What a builder is told."""
+
+    number: int
+    flat_rows_max: int
+    store: StoreSettings
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a builder says: progress, or its end by a sequence or a reason."""
+
+    done: int = 0
+    total: int = 0
+    sequence: int | None = None
+    """Of the generation that was made current."""
+    reason: str = ""
+    """Of the EngineError that ended the build."""
+    message: str = ""
+    hint: str | None = None
+
+
+def build_here(store: GalleryStore, number: int, flat_rows_max: int, progress: Progress) -> int:
+    """Build generation `number` and make it current in one transaction; returns the sequence it covers.
+
+    Up to `flat_rows_max` templates are searched by an exact scan. `progress(done, total)` counts templates,
+    read for the first half and encoded for the second. Raises StorageFullError, DataFolderError,
+    CorruptDataError, and what `progress` raises.
+    """
+    with store.read() as reader:
+        sequence, contract = reader.state().sequence, reader.contract()
+        columns = collect(reader, lambda done, total: progress(done // 2, total))
+    build(
+        store.index_folder,
+        columns,
+        number=number,
+        sequence=sequence,
+        contract_digest=contract.digest,
+        flat_rows_max=flat_rows_max,
+        progress=lambda done, total: progress((total + done) // 2, total),
+    )
+    store.write(lambda writer: changes.make_current(writer, number, sequence))
+    return sequence
+
+
+def build_apart(folder: Path, told: Arguments, progress: Progress, kept_open: int) -> int:
+    """As `build_here`, in a process of its own that ends with this one; `progress` may raise to end it.
+
+    `kept_open` is a descriptor that the builder shares, for the lock on it to last as long as the builder.
+    Raises UnavailableError where the builder was killed, besides.
+    """
+    arguments = msgspec.json.encode(told).decode()
+    # Where this code is, whatever the current folder is and however it is installed.
+    paths = [str(Path(engine.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # Two threads make the training of codes many times slower.
+        "OMP_NUM_THREADS": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "engine.builder", str(folder), arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=(kept_open,),
+        env=environment,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            for line in _lines(child.stdout, progress):
+                if line.sequence is not None:
+                    return line.sequence
+                if line.reason:
+                    kind = class_of_reason(line.reason) or EngineError
+                    raise kind(line.message, hint=line.hint)
+        finally:
+            # Whatever it may still do, nobody waits for it.
+            child.kill()
+        raise UnavailableError(
+            f"the process that built generation {told.number} ended before it was done (exit {child.wait()})",
+            hint="Ask again. Where it happens again, look for a lack of memory in the system's log.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+
+def _lines(output: IO[bytes], progress: Progress) -> Iterator[Line]:
+    """What a builder says up to its end; progress is reported, again and again while it is silent."""
+    decoder, rest, last = msgspec.json.Decoder(Line), b"", Line()
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            if selector.select(SILENCE_S):
+                if not (data := os.read(output.fileno(), 1 << 16)):
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                for line in map(decoder.decode, lines):
+                    if line.sequence is not None or line.reason:
+                        yield line
+                    else:
+                        last = line
+            progress(last.done, last.total)
+
+
+def main() -> None:
+    """Run a builder."""
+    _die_with_parent()
+    # Whoever interrupts the parent from a terminal: it decides when its builder ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
+    channel = os.dup(sys.stdout.fileno())
+    # A library that prints must not print between the lines.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    folder, arguments = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Arguments)
+
+    def say(line: Line) -> None:
+        os.write(channel, msgspec.json.encode(line) + b"\n")
+
+    try:
+        with contextlib.closing(GalleryStore(folder, arguments.store, is_shared=True)) as store:
+            sequence = build_here(
+                store, arguments.number, arguments.flat_rows_max, lambda done, total: say(Line(done, total))
+            )
+    except EngineError as error:
+        say(Line(reason=error.reason, message=error.message, hint=error.hint))
+        sys.exit(1)
+    say(Line(sequence=sequence))
+
+
+def _die_with_parent() -> None:
+    """End this process when its parent ends, however that does."""
+    with contextlib.suppress(OSError, AttributeError):
+        # Linux only: at once, also in the middle of a long call that holds the interpreter.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
