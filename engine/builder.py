@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -38,6 +39,9 @@ from engine.store.gallery_store import GalleryStore
 NICENESS = 10
 SILENCE_S = 0.1
 """Longest pause between two calls of the progress function while a builder says nothing."""
+SILENT_S_MAX = 900.0
+"""A builder that says nothing for so long is taken for hung, and killed: it holds back other builds and
+erasures. Of a million templates no step takes more than a few seconds."""
 RETRY_AFTER_S = 1.0
 _PR_SET_PDEATHSIG = 1
 Progress = Callable[[int, int], None]
@@ -91,7 +95,7 @@ def build_apart(folder: Path, told: Arguments, progress: Progress, kept_open: in
     """As `build_here`, in a process of its own that ends with this one; `progress` may raise to end it.
 
     `kept_open` is a descriptor that the builder shares, for the lock on it to last as long as the builder.
-    Raises UnavailableError where the builder was killed, besides.
+    Raises UnavailableError where the builder was killed, or hangs, besides.
     """
     arguments = msgspec.json.encode(told).decode()
     # Where this code is, whatever the current folder is and however it is installed.
@@ -130,18 +134,26 @@ def build_apart(folder: Path, told: Arguments, progress: Progress, kept_open: in
 def _lines(output: IO[bytes], progress: Progress) -> Iterator[Line]:
     """What a builder says up to its end; progress is reported, again and again while it is silent."""
     decoder, rest, last = msgspec.json.Decoder(Line), b"", Line()
+    heard = time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:
             if selector.select(SILENCE_S):
                 if not (data := os.read(output.fileno(), 1 << 16)):
                     return
+                heard = time.monotonic()
                 *lines, rest = (rest + data).split(b"\n")
                 for line in map(decoder.decode, lines):
                     if line.sequence is not None or line.reason:
                         yield line
                     else:
                         last = line
+            elif time.monotonic() - heard > SILENT_S_MAX:
+                raise UnavailableError(
+                    f"the process that builds said nothing for {SILENT_S_MAX:g} s and was killed",
+                    hint="Look whether the disk hangs, or the machine has no time for niced processes.",
+                    retry_after_s=RETRY_AFTER_S,
+                )
             progress(last.done, last.total)
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from engine.errors import DeadlineError
 from engine.index.delta import Found
 from engine.index.search import Snapshot
-from engine.ranking import ROUNDING_MAX, Ranking, Rows, ranked
+from engine.ranking import Ranking, Rows, ranked, rounding
 from engine.store.tables import Reader
 from engine.types import Candidate, Fusion, SearchOptions, Vector, Vectors
 
@@ -145,7 +145,7 @@ class _Search:
         )
         if is_proven or not self._question.options.exact:
             return Answer(means, is_proven)
-        rows = self._rows_at_least(probe, _floor(means, k))
+        rows = self._rows_at_least(probe, _floor(means, k, rounding(len(probe))))
         (everybody,) = self._ranking.best(probe[None], [rows], len(rows[0]))
         best: tuple[Candidate, ...] = ()
         for start in range(0, len(everybody), _MEANS_AT_ONCE):
@@ -212,7 +212,7 @@ class _Search:
             is_complete = is_all_fetched or (is_exact and last == -math.inf)
             if not is_complete and len(best) >= enough:
                 # Rows behind the last one could tie with the k-th, and ids decide between them.
-                is_complete = last < best[-1].similarity - ROUNDING_MAX
+                is_complete = last < best[-1].similarity - rounding(probes.shape[1])
             told.append((probe, Answer(best, is_exact and is_complete), is_complete))
         return told
 
@@ -220,7 +220,7 @@ class _Search:
         """The k best identities for sure, given k that are good or fewer."""
         if answer.is_exact:
             return answer
-        rows = self._rows_at_least(probe, _floor(answer.candidates, k))
+        rows = self._rows_at_least(probe, _floor(answer.candidates, k, rounding(len(probe))))
         return Answer(self._ranking.best(probe[None], [rows], k)[0], is_exact=True)
 
     def _rows_at_least(self, probe: Vector, floor: float) -> Rows:
@@ -239,9 +239,9 @@ class _Search:
             raise DeadlineError("the time was up before the search ended")
 
 
-def _floor(best: Sequence[Candidate], k: int) -> float:
+def _floor(best: Sequence[Candidate], k: int, margin: float) -> float:
     """Similarity that whoever is to be one of the k best must reach, given k that are good or fewer."""
-    return best[-1].similarity - ROUNDING_MAX if len(best) == k else -math.inf
+    return best[-1].similarity - margin if len(best) == k else -math.inf
 
 
 def _rows_of(found: Found) -> list[Rows]:

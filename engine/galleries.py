@@ -233,8 +233,8 @@ class Galleries:
             try:
                 gallery.maintain(self._report)
                 slot.maintenance_pause_s = 0.0
-            except UnavailableError:
-                continue  # closed meanwhile
+            except (UnavailableError, GalleryNotFoundError):
+                continue  # closed or deleted meanwhile
             except Exception:  # noqa: BLE001 - logged, and the others must go on
                 # The boundary of the housekeeping thread, which nobody would start again.
                 slot.postpone()
@@ -256,8 +256,11 @@ class Galleries:
         store = self._open_store(gallery_id, folder)
         try:
             return Gallery(gallery_id, store, self._settings.index)
-        except BaseException:
+        except BaseException as error:
             store.close()
+            if isinstance(error, EngineError):
+                # As above.
+                self._refuse_deleted(gallery_id, folder)
             raise
 
     def _open_store(self, gallery_id: str, folder: Path) -> GalleryStore:

@@ -65,12 +65,7 @@ def describe_gallery(gallery_id: str, reader: Reader) -> GalleryInfo:
 class Gallery:
     """One open gallery. Thread-safe."""
 
-    def __init__(
-        self,
-        gallery_id: str,
-        store: GalleryStore,
-        settings: IndexSettings,
-    ):
+    def __init__(self, gallery_id: str, store: GalleryStore, settings: IndexSettings):
         self.gallery_id = gallery_id
         self._store = store
         with store.read() as reader:
@@ -90,7 +85,7 @@ class Gallery:
             return IndexStatus()
         # Anew: another process may have measured it since it was opened.
         manifest = read_manifest(generation.folder)
-        return IndexStatus(manifest.number, manifest.kind, manifest.agreement)
+        return IndexStatus(manifest.number, manifest.kind, manifest.agreement, generation.device)
 
     def generation(self) -> int:
         """Number of the current generation of the index; 0: none yet."""
@@ -289,19 +284,18 @@ class Gallery:
 
         Raises InvalidVectorError for probes of another shape or length, InvalidInputError for k, threshold or
         filter out of range, DeadlineError (`deadline` is of time.monotonic, seconds), and what
-        `LiveIndex.current` raises.
+        `LiveIndex.view` raises.
         """
         rules.check_k(k)
         rules.check_threshold(threshold)
         rules.check_attributes(options.filter, "filter")
         check_units(probes, self.contract.dimension)
-        with self._store.read() as reader:
-            snapshot = self._index.current(reader, options.consistency)
+        with self._index.view(options.consistency) as (reader, snapshot):
             settings = reader.settings()
             question = Question(k, self._store.now_ms(), options, deadline)
             answers = best_identities(reader, snapshot, probes, question)
-            # Another thread may have brought the snapshot past this view, which then says who is there.
-            sequence = min(snapshot.sequence, reader.state().sequence)
+            # Of an older snapshot's rows the view may miss some: nothing is proven of a mixture of states.
+            is_one_state = snapshot.sequence == reader.state().sequence
         resolved, origin = resolve_threshold(self.contract, settings, threshold)
         return [
             Identification(
@@ -309,9 +303,9 @@ class Gallery:
                 answer.candidates,
                 resolved,
                 origin,
-                sequence,
+                snapshot.sequence,
                 snapshot.num_alive,
-                answer.is_exact,
+                answer.is_exact and is_one_state,
             )
             for answer in answers
         ]
@@ -339,8 +333,9 @@ class Gallery:
         )
 
     def build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
-        """Build a new generation of the index; see `LiveIndex.build`."""
-        return self._index.build(progress)
+        """Build a new generation; see `LiveIndex.build`. GalleryNotFoundError where the gallery is gone."""
+        with self._store.unless_deleted():
+            return self._index.build(progress)
 
     def measure_recall(
         self, num_probes: int, seed: int, progress: Callable[[int, int], None] = report_nothing
@@ -360,15 +355,16 @@ class Gallery:
             )
         agreement = measure(generation, num_probes, seed, progress)
         manifest = store_agreement(generation.folder, agreement)
-        return IndexStatus(manifest.number, manifest.kind, agreement)
+        return IndexStatus(manifest.number, manifest.kind, agreement, generation.device)
 
     def refresh(self) -> None:
         """Follow what other processes wrote: new generations, epochs and rows of the journal."""
         self._index.refresh()
 
     def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:
-        """One step of housekeeping; see `Housekeeping.maintain`."""
-        self._housekeeping.maintain(progress)
+        """One step of housekeeping; see `Housekeeping.maintain`. Errors as those of `build`."""
+        with self._store.unless_deleted():
+            self._housekeeping.maintain(progress)
 
     def close(self) -> None:
         """Finish waiting writes, end a build under way, and close the files."""

@@ -86,7 +86,8 @@ class Generations:
         try:
             generation.verify_vectors()
         except CorruptDataError as error:
-            _log.error("generation %s will be withdrawn: %s", generation.folder, error)
+            # As text: with its traceback a kept record would keep the generation and its folder open.
+            _log.error("generation %s will be withdrawn: %s", generation.folder, str(error))
             try:
                 (self._folder(number) / DAMAGED).touch()
             except OSError as problem:

@@ -37,7 +37,7 @@ class Housekeeping:
     def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:
         """One step: forget who expired, verify and rebuild the index where due, go on with erasures.
 
-        `progress` is that of a build; what it raises ends the build.
+        `progress` is that of a build, and what it raises ends the build or the wait for one.
         """
         self._index.refresh()
         self._store.forget_dead_readers()
@@ -51,7 +51,7 @@ class Housekeeping:
         if self._erasing.acquire(blocking=False):
             try:
                 # Old files that a process has open are left to the next round, of whichever process.
-                self._erase(())
+                self._erase((), progress)
             finally:
                 self._erasing.release()
 
@@ -60,10 +60,11 @@ class Housekeeping:
 
         Returns after no file of the gallery holds what was removed, and no process has an old one open.
         `removed` are vectors that the new files are searched for. Raises UnavailableError where a process
-        keeps an old file open for `wait_s`: the erasure then stays pending, and housekeeping ends it.
+        keeps an old file open for `wait_s`: the erasure then stays pending, and housekeeping ends it;
+        GalleryNotFoundError where the gallery was deleted meanwhile.
         """
         give_up = time.monotonic() + wait_s
-        with self._erasing:
+        with self._erasing, self._store.unless_deleted():
             while held := self._erase(removed):
                 if time.monotonic() > give_up:
                     names = ", ".join(f"{path.parent.name}/{path.name}" for path in held)
@@ -81,12 +82,14 @@ class Housekeeping:
         with self._erasing:
             pass
 
-    def _erase(self, removed: Sequence[Vector]) -> list[Path]:
+    def _erase(
+        self, removed: Sequence[Vector], progress: Callable[[int, int], None] = report_nothing
+    ) -> list[Path]:
         """Do what is to be done for a pending erasure; returns old files that some process has open."""
         with self._store.read() as reader:
             sequence = reader.state().erase_sequence
         if sequence:
-            self._index.forget(sequence)
+            self._index.forget(sequence, progress)
             self._store.erase(removed)
         # Also where nothing is pending: another process may have done the work and not have unlinked them.
         return [*self._index.remove_older(), *self._store.remove_retired()]

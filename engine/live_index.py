@@ -35,6 +35,8 @@ CATCH_UP_BLOCK_ROWS = 1000
 """Rows of the journal applied at once: what a search waits for between two looks at the clock."""
 OPEN_BLOCK_ROWS = 50_000
 """The same while a gallery is opened and nobody waits for less."""
+VIEWS_MAX = 32
+"""Views of the store opened for one search while other threads are ahead of each of them."""
 RETRY_AFTER_S = 0.25
 """When to ask again a process that is behind: by then its housekeeping has caught up."""
 _log = logging.getLogger(__name__)
@@ -93,6 +95,24 @@ class LiveIndex:
             if lock is not None:
                 self._remove_unfinished()
 
+    @contextmanager
+    def view(self, consistency: Consistency = Consistency.STRONG) -> Iterator[tuple[Reader, Snapshot]]:
+        """A view of the store and the snapshot at its sequence; for EVENTUAL, or at an earlier one.
+
+        Another thread may bring the snapshot past a view. Of an identity whose templates were replaced in
+        between, that view knows only the old ones and the snapshot only the new: a newer view is opened then.
+        Raises what `current` raises.
+        """
+        for _ in range(VIEWS_MAX):
+            with self._store.read() as reader:
+                snapshot = self.current(reader, consistency)
+                if snapshot.sequence <= reader.state().sequence:
+                    yield reader, snapshot
+                    return
+        raise UnavailableError(
+            "writes outran every view of the gallery that a search opened", retry_after_s=RETRY_AFTER_S
+        )
+
     def current(self, reader: Reader, consistency: Consistency = Consistency.STRONG) -> Snapshot:
         """The snapshot at the reader's sequence, or a later one.
 
@@ -114,6 +134,9 @@ class LiveIndex:
             finally:
                 self._advancing.release()
         snapshot = self._snapshot
+        if self._is_closing:
+            # The snapshot may have been let go of: nothing found in it would be no answer.
+            raise UnavailableError("the gallery is closing")
         if snapshot.sequence < state.sequence and not is_eventual:
             raise UnavailableError(
                 f"this process has applied {snapshot.sequence} of the gallery's {state.sequence} writes",
@@ -153,16 +176,16 @@ class LiveIndex:
                 return state.generation, state.generation_sequence
             return self._build(lock, progress)
 
-    def forget(self, sequence: int) -> None:
+    def forget(self, sequence: int, progress: Callable[[int, int], None] = report_nothing) -> None:
         """See to it that no new file of the index holds what was removed up to `sequence`.
 
-        The old ones are gone when `remove_older` returns none. Raises as `build`.
+        The old ones are gone when `remove_older` returns none. `progress` and errors are those of `build`.
         """
         # Behind the lock: a build under way may have read what was removed since.
-        with self._locked_build(report_nothing, 0) as lock:
+        with self._locked_build(progress, 0) as lock:
             state = self._state()
             if state.generation and state.generation_sequence < sequence:
-                self._build(lock, report_nothing)
+                self._build(lock, progress)
             else:
                 self._remove_unfinished()
 
@@ -206,6 +229,8 @@ class LiveIndex:
             return
         self._verified = generation.manifest.number
         if not is_whole:
+            if not self._generations.is_damaged(self._verified):
+                self._withdrawn = self._verified  # it could not be marked, on a full disk
             self.refresh()
 
     def close(self) -> None:
@@ -278,22 +303,32 @@ class LiveIndex:
         if not self._opening.acquire(timeout=-1 if give_up is None else max(0.0, give_up - time.monotonic())):
             return
         try:
-            if self._is_generation_current(self._state()):
+            if self._is_closing or self._is_generation_current(self._state()):
                 return
             opened = self._opened()
-            with self._store.read() as reader, self._advancing:
-                # What was searched already must stay found.
-                while opened.sequence < reader.state().sequence:
-                    opened = self._advanced(opened, reader, reader.state(), CATCH_UP_BLOCK_ROWS)[0]
-                self._snapshot = opened
+            while not self._is_taken(opened):
+                if opened.sequence < self._state().generation_sequence:
+                    opened = self._opened()
         finally:
             self._opening.release()
 
+    def _is_taken(self, opened: Snapshot) -> bool:
+        """Go on with this snapshot; False where the journal was trimmed behind it or this view is too old."""
+        with self._store.read() as reader, self._advancing:
+            state = reader.state()
+            # What other threads searched already must stay found.
+            if opened.sequence < state.generation_sequence or state.sequence < self._snapshot.sequence:
+                return False
+            while opened.sequence < state.sequence:
+                opened = self._advanced(opened, reader, state, CATCH_UP_BLOCK_ROWS)[0]
+            self._snapshot = opened
+            return True
+
     def _is_generation_current(self, state: State) -> bool:
         number = self._snapshot.generation_number
-        if number == state.generation:
-            return not number or not self._generations.is_damaged(number)
-        return self._withdrawn == state.generation
+        if number and self._is_withdrawn(number):
+            return False
+        return state.generation in (number, self._withdrawn)
 
     def _is_withdrawn(self, number: int) -> bool:
         return self._withdrawn == number or self._generations.is_damaged(number)
@@ -323,9 +358,9 @@ class LiveIndex:
             return self._generations.open(state.generation)
         except CorruptDataError as error:
             if self._state().generation == state.generation:
-                # The index is only a cache: the store still has everything, at the price of memory until the
-                # next build.
-                _log.error("generation withdrawn, searching the store's own vectors: %s", error)
+                # The index is only a cache: the store has everything, at the price of memory until a build.
+                # As text: with its traceback a kept record would keep callers' frames, and so the generation.
+                _log.error("generation withdrawn, searching the store's own vectors: %s", str(error))
                 self._withdrawn = state.generation
             return None
 

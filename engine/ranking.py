@@ -15,11 +15,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.index.exact_frame import gamma
 from engine.store.tables import Reader
 from engine.types import Candidate, Vectors
 
-ROUNDING_MAX = 1e-5
-"""Most by which two float32 similarities of a scan can stand in the wrong order."""
+COMPARED_AT_ONCE = 1 << 15
+"""Templates read and compared in float64 at once, some 25 bytes for each of their floats."""
 _GROWTH = 8
 """Rows looked at are multiplied by this where those before did not suffice."""
 
@@ -33,6 +34,15 @@ class _Choice:
 
     template_ids: list[int]
     identity_numbers: list[int]
+
+
+def rounding(dimension: int) -> float:
+    """Most by which float32 similarities of two rows can stand in the wrong order: the errors of both.
+
+    Each is a sum of so many products, in whatever order the scan adds them, of vectors that are 1 long to
+    engine.vectors.UNIT_TOLERANCE.
+    """
+    return 2.02 * gamma(dimension)
 
 
 class Ranking:
@@ -59,7 +69,7 @@ class Ranking:
         answers: list[tuple[Candidate, ...]] = [()] * len(rows)
         waiting = list(range(len(rows)))
         while waiting:
-            choices = [self._choose(rows[probe], k) for probe in waiting]
+            choices = [self._choose(rows[probe], k, rounding(probes.shape[1])) for probe in waiting]
             compared = self._compare(wide, waiting, choices)
             repeated: list[int] = []
             for probe, choice, similarities in zip(waiting, choices, compared, strict=True):
@@ -92,17 +102,17 @@ class Ranking:
                 fused.append(Candidate(one.identity_id, mean, one.template_id))
         return fused
 
-    def _choose(self, rows: Rows, k: int) -> _Choice:
+    def _choose(self, rows: Rows, k: int, margin: float) -> _Choice:
         """Rows that may hold the best template of one of the k best identities."""
         num_rows = len(rows[0])
         size = min(num_rows, 4 * k)
         while True:
-            choice, is_done = self._choose_among(rows, size, k)
+            choice, is_done = self._choose_among(rows, size, k, margin)
             if is_done or size == num_rows:
                 return choice
             size = min(num_rows, _GROWTH * size)
 
-    def _choose_among(self, rows: Rows, size: int, k: int) -> tuple[_Choice, bool]:
+    def _choose_among(self, rows: Rows, size: int, k: int, margin: float) -> tuple[_Choice, bool]:
         """As `_choose` among the first `size` rows; and whether those behind them cannot matter."""
         choice = _Choice([], [])
         firsts: dict[int, float] = {}
@@ -110,11 +120,13 @@ class Ranking:
         ids, gone = self._ids, self._gone
         floor = -math.inf
         columns = (column[:size].tolist() for column in rows)
-        for similarity, template_id, number in zip(*columns, strict=True):
-            if similarity < floor or similarity == -math.inf:
+        for found, template_id, number in zip(*columns, strict=True):
+            if found < floor or found == -math.inf:
                 return choice, True
+            # As in float64: vectors may be a little longer than 1, and nobody is more alike than that.
+            similarity = min(found, 1.0)
             first = firsts.get(number)
-            if first is not None and similarity < first - ROUNDING_MAX:
+            if first is not None and similarity < first - margin:
                 continue
             if number not in ids:
                 ids[number] = self._find(number)
@@ -122,7 +134,7 @@ class Ranking:
                 continue
             if first is None:
                 firsts[number] = similarity
-                floor = similarity - ROUNDING_MAX if len(firsts) == k else floor
+                floor = similarity - margin if len(firsts) == k else floor
             choice.template_ids.append(template_id)
             choice.identity_numbers.append(number)
         return choice, False
@@ -133,13 +145,19 @@ class Ranking:
         """Cosines in float64 of each choice's rows; None where a template of it is gone."""
         flat = [template_id for choice in choices for template_id in choice.template_ids]
         sizes = [len(choice.template_ids) for choice in choices]
-        vectors, missing = self._reader.vectors(flat, wide.shape[1])
-        similarities = _cosines(vectors, wide[np.repeat(probes, sizes)])
-        self._gone.update(flat[row] for row in missing)
+        probe_of = np.repeat(probes, sizes)
+        similarities: list[float] = []
+        is_any_missing = False
+        for start in range(0, len(flat), COMPARED_AT_ONCE):
+            block = flat[start : start + COMPARED_AT_ONCE]
+            vectors, missing = self._reader.vectors(block, wide.shape[1])
+            similarities += _cosines(vectors, wide[probe_of[start : start + COMPARED_AT_ONCE]])
+            self._gone.update(block[row] for row in missing)
+            is_any_missing = is_any_missing or bool(missing)
         compared: list[list[float] | None] = []
         start = 0
         for choice, size in zip(choices, sizes, strict=True):
-            is_lost = bool(missing) and not self._gone.isdisjoint(choice.template_ids)
+            is_lost = is_any_missing and not self._gone.isdisjoint(choice.template_ids)
             compared.append(None if is_lost else similarities[start : start + size])
             start += size
         return compared

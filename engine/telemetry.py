@@ -159,7 +159,8 @@ def serve_registry(registry: CollectorRegistry, host: str, port: int) -> tuple[i
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise SettingsError(f"metrics_listen: cannot listen on {host}:{port}: {error.strerror}") from error
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise SettingsError(f"metrics_listen: cannot listen on {address}: {error.strerror}") from error
 
     def stop() -> None:
         server.shutdown()

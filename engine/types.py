@@ -365,6 +365,8 @@ class IndexStatus:
     """What it is, "flat" where its search is exact; empty: none yet."""
     agreement: Agreement | None = None
     """What was last measured of it; None: nothing."""
+    search_device: str = "cpu"
+    """Where this process searches it: "cpu", or the GPU, with how and in how much of its memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 
-from engine.cli import output
+from engine.cli import output_admin as output
 from engine.cli.arguments import Verbs, add_server_options, gallery_name, whole
 from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
 from engine.errors import EngineError
 from engine.types import RECALL_PROBES_DEFAULT, RECALL_PROBES_MAX
+
+_STATUS = """\
+Say what the server is and holds. Of each gallery:
+  sequence      number of its last write
+  generation    number of its index; - until one is built, which a small gallery does without
+  kind          what the index is: flat compares with everybody, codes finds the nearest by compressed
+                templates first; on a GPU, where and in how much of its memory
+  top-1, top-10 what `identiface recall` last measured of it; - is not measured"""
+_BUILD = """\
+Build a gallery's index anew and make the new one current. Searches and writes go on meanwhile. The server
+does this by itself when enough was written; asked for, it is done now. It takes as long as it takes:
+--timeout-s is only for finding the server."""
+_RECALL = """\
+Measure how often a default search finds what an exact scan finds, with probes made from the gallery's own
+templates, and keep the result with the index, for `identiface status` to show. Searches go on meanwhile. It
+needs an index: see `identiface build`. It takes as long as it takes: --timeout-s is only for finding the
+server."""
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -18,17 +35,14 @@ def add_verbs(verbs: Verbs) -> None:
     status = verbs.add_parser(
         "status",
         help="say what the server is and holds",
-        description="Say what the server is and holds. Of each gallery, sequence is the number of its last"
-        " write, generation the number of its index, 0 or - until one is built, kind what that is, and top-1"
-        " and top-10 what `identiface recall` last measured of it.",
+        description=_STATUS,
     )
     status.set_defaults(run=_status)
     add_server_options(status)
     build = verbs.add_parser(
         "build",
         help="build a gallery's index anew",
-        description="Build a new generation of a gallery's index and make it current; searches go on;"
-        " --timeout-s does not apply.",
+        description=_BUILD,
         epilog="example:\n  identiface build staff\n",
     )
     build.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
@@ -40,9 +54,8 @@ def add_verbs(verbs: Verbs) -> None:
 def _add_recall(verbs: Verbs) -> None:
     recall = verbs.add_parser(
         "recall",
-        help="measure how often an index finds what an exact scan finds",
-        description="Measure how often a default search finds what an exact scan of the gallery's own vectors"
-        " finds, and keep the result with the index; searches go on; --timeout-s does not apply.",
+        help="measure how often a search finds what an exact scan finds",
+        description=_RECALL,
         epilog="example:\n  identiface recall staff --probes 2000\n",
     )
     recall.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")

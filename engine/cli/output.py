@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.assembly import NO_MODEL
 from engine.cli.layout import NONE, Json, count, table, when
 from engine.client import (
-    BuildProgress,
     EnrolledIdentity,
     FaceEnrollResult,
     FaceIdentification,
     FaceVerification,
-    RecallProgress,
     ServedGallery,
-    ServerStatus,
 )
 from engine.errors import EngineError
-from engine.types import Agreement, Box, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
+from engine.types import Box, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
 
 _ORIGINS = {
     ThresholdOrigin.CONTRACT: "network",
@@ -305,94 +301,3 @@ def galleries_lines(galleries: Sequence[ServedGallery]) -> list[str]:
         rows.append((*(told[key] for key in keys), f"{told['threshold']:.4f}", aliases))
     header = ("gallery", "identities", "templates", "sequence", "model", "dimension", "threshold", "aliases")
     return table(header, rows)
-
-
-def agreement_json(agreement: Agreement | None) -> Json | None:
-    """Tell what was measured of an index."""
-    if agreement is None:
-        return None
-    return {"probes": agreement.num_probes, "top1": agreement.top1, "top10": agreement.top10}
-
-
-def status_json(status: ServerStatus) -> Json:
-    """Tell what a server is and holds."""
-    return {
-        "version": status.version,
-        "device": status.device,
-        "model": NO_MODEL if status.contract is None else status.contract.name,
-        "contract_digest": None if status.contract is None else status.contract.digest,
-        "galleries": [
-            {
-                "id": gallery.gallery_id,
-                "identities": gallery.num_identities,
-                "templates": gallery.num_templates,
-                "sequence": gallery.sequence,
-                "generation": gallery.generation,
-                "kind": gallery.kind,
-                "agreement": agreement_json(gallery.agreement),
-            }
-            for gallery in status.galleries
-        ],
-    }
-
-
-def status_lines(server: str, status: ServerStatus) -> list[str]:
-    """Describe a server."""
-    model = (
-        "no model: it takes vectors only"
-        if status.contract is None
-        else f"model {status.contract.name} on {status.device}"
-    )
-    head = f"identiface {status.version} at {server}, {model}, {count(len(status.galleries), 'gallery')}"
-    rows = [
-        (
-            gallery.gallery_id,
-            gallery.num_identities,
-            gallery.num_templates,
-            gallery.sequence,
-            gallery.generation or NONE,
-            gallery.kind or NONE,
-            NONE if gallery.agreement is None else f"{gallery.agreement.top1:.2%}",
-            NONE if gallery.agreement is None else f"{gallery.agreement.top10:.2%}",
-        )
-        for gallery in status.galleries
-    ]
-    header = ("gallery", "identities", "templates", "sequence", "generation", "kind", "top-1", "top-10")
-    return [head, *(table(header, rows, "  ") if rows else [])]
-
-
-def build_json(gallery_id: str, progress: BuildProgress) -> Json:
-    """Tell which generation was built."""
-    return {
-        "id": gallery_id,
-        "generation": progress.generation,
-        "sequence": progress.sequence,
-        "templates": progress.num_total,
-    }
-
-
-def build_lines(gallery_id: str, progress: BuildProgress) -> list[str]:
-    """Say which generation was built."""
-    return [
-        f"{gallery_id}: generation {progress.generation} of {count(progress.num_total, 'template')}"
-        f" is current, covering sequence {progress.sequence}"
-    ]
-
-
-def recall_json(gallery_id: str, progress: RecallProgress) -> Json:
-    """Tell what was measured."""
-    return {
-        "id": gallery_id,
-        "generation": progress.generation,
-        "kind": progress.kind,
-        "agreement": agreement_json(progress.agreement),
-    }
-
-
-def recall_lines(gallery_id: str, progress: RecallProgress, measured: Agreement) -> list[str]:
-    """Say what was measured."""
-    return [
-        f"{gallery_id}: generation {progress.generation} ({progress.kind}) finds the nearest template of an"
-        f" exact scan for {measured.top1:.2%} of {count(measured.num_probes, 'probe')}, and"
-        f" {measured.top10:.2%} of the ten nearest"
-    ]

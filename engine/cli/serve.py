@@ -30,6 +30,8 @@ tables and keys of the settings file; flags win over it:
   [galleries.index]  delta_rows_max, dead_share_max, journal_rows_max, flat_rows_max,
       build_inline_rows_max, catch_up_rows_max, catch_up_ms_max, search_device
 
+search_device = "cuda" searches galleries on a GPU, exactly; every worker holds a copy of its own there.
+
 example:
   identiface serve --data faces
   identiface serve --data faces --model none                                   vectors only, without torch
@@ -54,7 +56,10 @@ def add_verbs(verbs: Verbs) -> None:
         epilog=_EPILOG,
     )
     serve.add_argument(
-        "--data", metavar="FOLDER", help="keeps all galleries, on a local disk; made where it is missing"
+        "--data",
+        metavar="FOLDER",
+        help="keeps all galleries, on a local disk; made where it is missing; needed, here or in the settings"
+        " file",
     )
     serve.add_argument(
         "--listen",

@@ -168,6 +168,9 @@ class GalleryStatus:
     """What the generation is, "flat" where its search is exact; empty: none yet."""
     agreement: Agreement | None = None
     """What was last measured of it; None: nothing."""
+    search_device: str = "cpu"
+    """Where the worker that answered searches the generation: "cpu", or the GPU, with how and in how much of
+    its memory. Templates enrolled since are always searched on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,8 @@ class ServerStatus:
     """Of the server's network; None: it takes vectors only."""
     galleries: tuple[GalleryStatus, ...]
     """In order of gallery_id."""
+    num_workers: int = 1
+    """Processes that serve the port as equals; a client needs about as many channels to use them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +338,10 @@ def server_status(message: admin_pb2.StatusResponse) -> ServerStatus:
             gallery.generation,
             gallery.kind,
             unpack_agreement(gallery.agreement) if gallery.HasField("agreement") else None,
+            gallery.search_device or "cpu",
         )
         for gallery in message.galleries
     )
     contract = unpack_contract(message.contract) if message.HasField("contract") else None
-    return ServerStatus(message.version, message.device, contract, galleries)
+    # A server of before told neither: it was one process.
+    return ServerStatus(message.version, message.device, contract, galleries, message.num_workers or 1)

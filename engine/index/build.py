@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from engine.index.generation import (
     seal,
     sha256,
 )
-from engine.index.parameters import FLAT_ROWS_MAX, choose
+from engine.index.parameters import FLAT_ROWS_MAX, CodeParameters, choose
 from engine.types import Columns, Vector
 
 ROWS_PER_REPORT = 10_000
@@ -87,11 +88,10 @@ def build(
     num_rows, dimension = columns.vectors.shape
     parameters = choose(num_rows, dimension, flat_rows_max)
     try:
-        temporary.mkdir(parents=True)
-        names = _write(temporary, columns)
-        if parameters:
-            names += codes.write(temporary, columns.vectors, parameters, progress)
-            names += BoundCode.build(columns.vectors).write(temporary)
+        # Not what lies above it: where the gallery was deleted meanwhile it must stay so.
+        index_folder.mkdir(exist_ok=True)
+        temporary.mkdir()
+        names = _write_all(temporary, columns, parameters, progress)
         manifest = Manifest(
             number=number,
             sequence=sequence,
@@ -127,6 +127,23 @@ def remove_other_generations(index_folder: Path, keep: int) -> None:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
     sync_one(index_folder)
+
+
+def _write_all(
+    folder: Path, columns: Columns, parameters: CodeParameters | None, progress: Callable[[int, int], None]
+) -> list[str]:
+    if parameters is None:
+        return _write(folder, columns)
+    # FAISS and numpy work without the interpreter's lock: on two cores the codes cost no time of their own.
+    with futures.ThreadPoolExecutor(1, "build") as beside:
+        rest = beside.submit(_write_with_bound, folder, columns)
+        return codes.write(folder, columns.vectors, parameters, progress) + rest.result()
+
+
+def _write_with_bound(folder: Path, columns: Columns) -> list[str]:
+    names = _write(folder, columns)
+    sync_one(folder / VECTORS)
+    return names + BoundCode.build(columns.vectors).write(folder)
 
 
 def _write(folder: Path, columns: Columns) -> list[str]:

@@ -107,6 +107,9 @@ class Generation:
         for name, entry in manifest.files.items():
             _verify(folder / name, entry, has_content=name != VECTORS)
         self._index = _read_vectors(folder / VECTORS, manifest)
+        self.vectors: Vectors = _mapped(self._index)
+        """float32[n, d], mapped and read-only, as long as somebody has it. Only copies notice that it is not
+        aligned."""
         self._head = _head(folder / VECTORS, manifest)
         # As plain arrays: each access to a memmap costs microseconds.
         self.template_ids: NDArray[np.uint64] = np.asarray(np.load(folder / TEMPLATE_IDS, mmap_mode="r"))
@@ -131,14 +134,6 @@ class Generation:
     def device(self) -> str:
         """Device and library that `search` really uses."""
         return self._on_device.name if self._on_device else "cpu"
-
-    @property
-    def vectors(self) -> Vectors:
-        """float32[n, d], mapped; not aligned, which only copies notice."""
-        if not self.num_rows:
-            return np.empty((0, self.manifest.dimension), np.float32)
-        flat: Vectors = library().rev_swig_ptr(self._index.get_xb(), self.num_rows * self._index.d)
-        return flat.reshape(self.num_rows, self._index.d)
 
     def verify_vectors(self) -> None:
         """Read all vectors; raises CorruptDataError where they do not fit their checksum.
@@ -188,8 +183,6 @@ class Generation:
         `alive` is a bitmap of the rows that may be found, lowest bit first; None: all. Similarities are exact
         inner products in float32; which rows are found is exact where `is_exact`, and nearly so elsewhere.
         """
-        if self._on_device is not None:
-            return self._on_device.search(probes, num_rows, alive)
         similarities, rows, _ = self.search_within(probes, num_rows, alive)
         return similarities, rows
 
@@ -197,6 +190,8 @@ class Generation:
         self, probes: Vectors, num_rows: int, alive: Alive
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], float | None]:
         """As `search`, and the radius by the codes within which a single probe's rows were found, if any."""
+        if self._on_device is not None:
+            return *self._on_device.search(probes, num_rows, alive), None
         if self.codes is None:
             return *self.scan(probes, num_rows, alive), None
         rows, radius = self.codes.nearest(probes, num_rows, alive)
@@ -307,6 +302,23 @@ def _read_vectors(path: Path, manifest: Manifest) -> Any:
     if found != (faiss.IndexFlatIP, faiss.METRIC_INNER_PRODUCT, manifest.dimension, manifest.num_templates):
         raise CorruptDataError(f"generation file {path} is damaged")
     return index
+
+
+class _Floats:
+    """The vectors of a FAISS flat index, which stays as long as an array of them."""
+
+    def __init__(self, index: Any):
+        self._index = index
+        flat = library().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+        shape = (index.ntotal, index.d)
+        self.__array_interface__ = flat.__array_interface__ | {
+            "shape": shape,
+            "data": (flat.ctypes.data, True),
+        }
+
+
+def _mapped(index: Any) -> Vectors:
+    return np.asarray(_Floats(index)) if index.ntotal else np.empty((0, index.d), np.float32)
 
 
 def _head(path: Path, manifest: Manifest) -> bytes:

@@ -42,6 +42,7 @@ class AdminService(AdminServiceServicer):
             device=self._backend.device,
             contract=None if contract is None else pack_contract(contract),
             galleries=galleries,
+            num_workers=self._backend.num_workers,
         )
 
     def BuildIndex(self, request: pb.BuildIndexRequest, call: Call) -> Iterator[pb.BuildIndexResponse]:
@@ -96,6 +97,7 @@ class AdminService(AdminServiceServicer):
             generation=index.generation,
             kind=index.kind,
             agreement=pack_agreement(index.agreement),
+            search_device=index.search_device,
         )
 
 

@@ -76,9 +76,11 @@ class EmbedBackend:
 class Backend(EmbedBackend):
     """The parts that all services share."""
 
-    def __init__(self, galleries: Galleries):
+    def __init__(self, galleries: Galleries, num_workers: int = 1):
+        """`num_workers` processes, this one included, serve the port as equals."""
         super().__init__()
         self.galleries = galleries
+        self.num_workers = num_workers
 
     def infos(self) -> Iterator[GalleryInfo]:
         """List all galleries, in order of their ids."""

@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import engine
 from engine.errors import EngineError
 from engine.server.control import Line, Orders, ToParent
+from engine.server.signals import STOP_SIGNALS
 
 PAUSE_S_MIN = 0.5
 PAUSE_S_MAX = 30.0
@@ -25,7 +26,7 @@ ENDED_WELL = "exit code 0"
 """How a process ends that was asked to."""
 _MAIN = (
     f"import sys; sys.path.append({str(Path(engine.__file__).parent.parent)!r});"
-    " from engine.server.worker import main; sys.exit(main())"
+    " from engine.server.launch import main; sys.exit(main())"
 )
 """Not `-m`: that would look for packages in the working folder first."""
 
@@ -34,6 +35,7 @@ class Child:
     """One process."""
 
     def __init__(self, orders: Orders):
+        """Start it. Raises OSError where the system has no room for one more."""
         self.orders = orders
         self.start_s = time.monotonic()
         self.is_ready = False
@@ -45,13 +47,16 @@ class Child:
         inherited = [its.fileno()]
         if orders.lock_descriptor >= 0:
             inherited.append(orders.lock_descriptor)
-        with its:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _MAIN, str(its.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=inherited,
-            )
-        self.line: Line[ToParent] = Line(mine, ToParent)
+        with its, contextlib.ExitStack() as on_failure:
+            on_failure.callback(mine.close)
+            with _stop_signals_held():
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _MAIN, str(its.fileno()), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=inherited,
+                )
+            on_failure.pop_all()
+        self.line: Line[ToParent] = Line(mine, ToParent, is_patient=False)
         self.line.send(orders)
 
     def kill(self) -> None:
@@ -97,8 +102,12 @@ class Place:
         return self.child is not None and self.child.is_ready
 
     def start(self) -> Child:
-        """Start a process."""
-        self.child = Child(self._orders())
+        """Start a process. Raises OSError where it cannot be; the next try is due later."""
+        try:
+            self.child = Child(self._orders())
+        except OSError:
+            self._postpone(time.monotonic())
+            raise
         return self.child
 
     def vacate(self) -> str:
@@ -110,10 +119,26 @@ class Place:
         how = self.child.reap()
         self.child = None
         self.num_restarts += 1
-        self._due_s = now + self._pause_s
-        self._pause_s = min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
+        self._postpone(now)
         return how
 
     def due_in_s(self) -> float:
         """Seconds until the next process is to be started; 0 or less: now."""
         return self._due_s - time.monotonic()
+
+    def _postpone(self, now: float) -> None:
+        self._due_s = now + self._pause_s
+        self._pause_s = min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
+
+
+@contextlib.contextmanager
+def _stop_signals_held() -> Iterator[None]:
+    """Start processes with signals blocked that mean a stop: WorkerSignals, once there, lets them through.
+
+    Ctrl-C in a terminal would otherwise end a process that is still loading, with a stack trace.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

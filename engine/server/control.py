@@ -130,8 +130,13 @@ M = TypeVar("M")
 class Line(Generic[M]):
     """One end of the conversation, for messages of a kind `M` to come."""
 
-    def __init__(self, end: socket.socket, kind: Any):
+    def __init__(self, end: socket.socket, kind: Any, *, is_patient: bool = True):
+        """Without `is_patient` nobody is waited for: what the other end does not read in time is lost.
+
+        The parent's ends are so, or one process that hangs would hold up all others.
+        """
         self._end = end
+        self._is_patient = is_patient
         self._decoder: msgspec.json.Decoder[M] = msgspec.json.Decoder(kind)
         self._sending = threading.Lock()
         self._rest = b""
@@ -142,8 +147,13 @@ class Line(Generic[M]):
 
     def send(self, message: object) -> None:
         """Send a message; to an end that is gone it is lost, which `receive` tells."""
+        data = msgspec.json.encode(message) + b"\n"
         with self._sending, contextlib.suppress(OSError):
-            self._end.sendall(msgspec.json.encode(message) + b"\n")
+            if self._is_patient:
+                self._end.sendall(data)
+            elif self._end.send(data, socket.MSG_DONTWAIT) < len(data):
+                # Its rest would be read as a part of the next one: nothing more can be said.
+                self._end.shutdown(socket.SHUT_WR)
 
     def receive(self) -> list[M] | None:
         """Wait for something and return the messages that are complete; None: the other end is gone."""

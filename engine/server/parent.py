@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,15 +35,19 @@ from engine.server.control import (
     ToParent,
 )
 from engine.server.parent_metrics import ParentMetrics
-from engine.server.port import PortFile, held, listen_address, metrics_address
+from engine.server.port import PortFile, dial, held, listen_address, metrics_address
 from engine.server.settings import ServeSettings
 from engine.server.signals import StopSignals
+from engine.server.sockets import socket_paths
 from engine.store.folders import lock_folder
 
 BEAT_S = 1.0
 """Time between two questions whether a worker is alive."""
 STOP_MARGIN_S = 10.0
 """Time beyond the grace period after which a worker that does not end is killed."""
+START_SILENCE_S = 120.0
+"""Silence after which a process that is not ready yet counts as hung, where worker_silence_s is not more: it
+cannot answer while it loads its libraries from a slow disk."""
 
 
 def run(settings: ServeSettings) -> int:
@@ -65,12 +68,13 @@ def run(settings: ServeSettings) -> int:
         parent = Parent(settings, port, lock, parts)
         parts.callback(parent.kill)
         parent.start()
-        LOGGER.info("starting", extra={"fields": {"listen": f"{host}:{port}", "workers": settings.workers}})
+        address = dial(host, port)
+        LOGGER.info("starting", extra={"fields": {"listen": address, "workers": settings.workers}})
         if metrics is not None:
             parts.callback(parent.serve_metrics(*metrics))
         if parent.watch(signals, until=parent.is_ready):
             port_file.write(port)
-            parent.note_serving(f"{host}:{port}")
+            parent.note_serving(address)
             parent.watch(signals)
         port_file.remove()
         parent.stop(signals)
@@ -93,11 +97,7 @@ class Parent:
         self._beat_s = time.monotonic()
         self._sockets: list[str] = []
         if settings.embedding.has_network:
-            # Made for its owner alone (0700): whoever can open the sockets can have pictures embedded.
-            folder = parts.enter_context(
-                tempfile.TemporaryDirectory(prefix="identiface-", ignore_cleanup_errors=True)
-            )
-            self._sockets = [f"{folder}/embed-{number}" for number in range(settings.embed_workers)]
+            self._sockets = parts.enter_context(socket_paths(settings.embed_workers))
         self._selector = selectors.DefaultSelector()
         parts.callback(self._selector.close)
         self._workers = [
@@ -117,7 +117,7 @@ class Parent:
         """Show the metrics of all processes; returns what stops it. Raises SettingsError."""
         self._metrics = ParentMetrics(self._places())
         metrics_port, stop = self._metrics.serve(host, port)
-        LOGGER.info("metrics", extra={"fields": {"listen": f"{host}:{metrics_port}"}})
+        LOGGER.info("metrics", extra={"fields": {"listen": dial(host, metrics_port)}})
         return stop
 
     def is_ready(self) -> bool:
@@ -144,8 +144,7 @@ class Parent:
         """
         with self._listening_to(signals):
             while not until():
-                if self._hear(self._pause_s()):
-                    signals.wait(0)
+                if self._hear(self._pause_s()) and signals.wait(0):
                     return False
                 self._beat()
                 self._replace()
@@ -192,7 +191,17 @@ class Parent:
         )
 
     def _start(self, place: Place) -> None:
-        child = place.start()
+        try:
+            child = place.start()
+        except OSError as error:
+            problem = f"worker {place.name} cannot be started: {error.strerror or error}"
+            if not self._is_serving:
+                raise OperatorError(
+                    problem, hint="Look at the machine's memory, and its limits of processes and open files."
+                ) from error
+            # The others serve on; it is tried again after a pause.
+            LOGGER.error(problem, extra={"fields": {"worker": place.name}})
+            return
         self._selector.register(child.line, selectors.EVENT_READ, place)
 
     @contextlib.contextmanager
@@ -274,11 +283,14 @@ class Parent:
         self._beat_number += 1
         for place in self._places():
             child = place.child
-            if child is None or not child.is_ready:
+            if child is None:
                 continue
+            silence_s_max = self._settings.worker_silence_s
+            if not child.is_ready:
+                silence_s_max = max(silence_s_max, START_SILENCE_S)
             # While the parent itself was held up it heard nobody.
             child.heard_s += late_s
-            if now - child.heard_s > self._settings.worker_silence_s:
+            if now - child.heard_s > silence_s_max:
                 fields = {"worker": place.name, "pid": child.process.pid, "silence_s": now - child.heard_s}
                 LOGGER.error("worker is silent: killed", extra={"fields": fields})
                 child.kill()
@@ -296,8 +308,8 @@ class Parent:
                 place.child.line.send(Stop())
         end_s = time.monotonic() + self._settings.grace_s + STOP_MARGIN_S
         while any(place.child is not None for place in places) and time.monotonic() < end_s:
-            if self._hear(BEAT_S):
-                signals.wait(0)
+            if self._hear(BEAT_S) and signals.wait(0):
+                end_s = min(end_s, time.monotonic() + STOP_MARGIN_S)
                 for place in places:
                     if place.child is not None:
                         place.child.line.send(EndGrace())

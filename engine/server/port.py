@@ -60,7 +60,7 @@ def taken_error(host: str, port: int, error: OSError | None = None) -> SettingsE
     """Say that nobody can listen there, and why."""
     why = "" if error is None else f": {error.strerror or error}"
     return SettingsError(
-        f"listen: cannot listen on {host}:{port}{why}",
+        f"listen: cannot listen on {dial(host, port)}{why}",
         hint="Stop what listens there, or choose another port with --listen; port 0 takes a free one."
         if error is not None and error.errno == errno.EADDRINUSE
         else None,

@@ -22,7 +22,7 @@ from engine.galleries import Galleries
 from engine.logs import LOGGER, configure_logging
 from engine.server.backend import Backend
 from engine.server.endpoint import Endpoint
-from engine.server.port import PortFile, check_free, listen_address, metrics_address
+from engine.server.port import PortFile, check_free, dial, listen_address, metrics_address
 from engine.server.services import SERVICES, all_services
 from engine.server.settings import ServeSettings, read_galleries
 from engine.server.signals import StopSignals
@@ -70,7 +70,7 @@ class Server:
         self._endpoint = Endpoint(settings, self._telemetry, all_services(self._backend))
         check_free(host, port)
         self.port = self._endpoint.bind(host, port)
-        self._address = f"{host}:{self.port}"
+        self._address = dial(host, self.port)
 
     def start(self) -> None:
         """Answer health checks, then load and warm up what takes time."""
@@ -84,7 +84,7 @@ class Server:
             host, port = self._metrics_address
             metrics_port, stop_metrics = self._telemetry.serve_metrics(host, port)
             self._parts.callback(stop_metrics)
-            LOGGER.info("metrics", extra={"fields": {"listen": f"{host}:{metrics_port}"}})
+            LOGGER.info("metrics", extra={"fields": {"listen": dial(host, metrics_port)}})
         self._telemetry.watch_galleries(self._backend.infos)
         self._backend.galleries.warm_up()
         if settings.embedding.has_network:

@@ -7,13 +7,10 @@ ends at once when its parent is gone, so that no orphan keeps the port or the da
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import queue
-import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,19 +48,12 @@ from engine.server.signals import WorkerSignals
 from engine.telemetry import GallerySizes, Telemetry
 from engine.types import EmbeddingContract
 
-_PR_SET_PDEATHSIG = 1
 _MESSAGE_SLACK_BYTES = 1 << 20
 """What a message between worker and embed worker may be larger than one from outside."""
 
 
-def main() -> int:
-    """Be what the parent orders; returns the exit code.
-
-    The command line holds the descriptor of the line to the parent, and the parent's process id.
-    """
-    descriptor, parent_id = int(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(descriptor, False)
-    _die_with(parent_id)
+def main(descriptor: int) -> int:
+    """Be what the parent orders; returns the exit code. `descriptor` is this end of the line to it."""
     line: Line[ToChild] = Line(socket.socket(fileno=descriptor), ToChild)
     messages = line.messages()
     orders = next(messages, None)
@@ -99,14 +89,20 @@ class Worker:
         self._telemetry = Telemetry(has_lines=not orders.is_embedder)
         self._sizes = CollectorRegistry()
         self._is_ready = False
+        self._sizes_asked: queue.SimpleQueue[Beat] = queue.SimpleQueue()
         self._embedder: queue.SimpleQueue[EmbedderFound] = queue.SimpleQueue()
         if orders.embedder is not None:
             self._embedder.put(orders.embedder)
 
     def listen(self, messages: Iterable[ToChild]) -> None:
         """Do as the parent says, for as long as there is one."""
+        # Of their own: counting what is enrolled may wait for a gallery that is being opened, and that is no
+        # sign of a process that hangs.
+        threading.Thread(target=self._tell_sizes, name="gallery-sizes", daemon=True).start()
         for message in messages:
             match message:
+                case Beat() if message.has_galleries:
+                    self._sizes_asked.put(message)
                 case Beat():
                     self._line.send(self._alive(message))
                 case EmbedderFound():
@@ -128,7 +124,7 @@ class Worker:
             Path(settings.data), read_galleries(settings), lock_fd=orders.lock_descriptor
         )
         parts.callback(galleries.close)
-        backend = Backend(galleries)
+        backend = Backend(galleries, settings.workers)
         self._sizes.register(GallerySizes(backend.infos))
         galleries.warm_up()
         if orders.sockets:
@@ -153,6 +149,10 @@ class Worker:
         endpoint.open()
         self._is_ready = True
         self._line.send(Ready(found))
+
+    def _tell_sizes(self) -> None:
+        while True:
+            self._line.send(self._alive(self._sizes_asked.get()))
 
     def _alive(self, beat: Beat) -> Alive:
         return Alive(
@@ -220,12 +220,3 @@ def _families(registry: CollectorRegistry) -> list[Family]:
         )
         for metric in registry.collect()
     ]
-
-
-def _die_with(parent_id: int) -> None:
-    """Have the system end this process with its parent, also while it hangs; elsewhere the line does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_id:
-        # It died before the system was told.
-        os._exit(1)

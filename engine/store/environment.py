@@ -27,6 +27,8 @@ READERS_MAX = 1024
 """Read transactions open at once in all processes."""
 _LOCK_FILE_BYTES = 64 * READERS_MAX + 4096
 """A cache line for each reader, and more than LMDB's head of the file."""
+_BLOCK_BYTES = 512
+"""Of st_blocks, whatever the file system's own are."""
 _FULL_LMDB = FULL | {errno.EIO}
 """EIO is LMDB's name for a write of which the disk took only a part."""
 
@@ -56,7 +58,7 @@ def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb
     Raises DataFolderError where the folder cannot be used, CorruptDataError where the file is damaged.
     """
     with translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         _allocate_lock_file(folder / "lock.mdb")
         environment = lmdb.Environment(
             str(folder), map_size=map_size_bytes, max_dbs=num_tables, max_readers=READERS_MAX, readahead=False
@@ -73,6 +75,11 @@ def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb
 
 def _allocate_lock_file(path: Path) -> None:
     # LMDB maps this file as one large hole: on a full disk the first touch would kill the process by SIGBUS.
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_blocks * _BLOCK_BYTES >= _LOCK_FILE_BYTES:
+            # Not even opened: where this process already has the environment open, closing the file would
+            # drop LMDB's locks on it, and other processes would take our readers for dead.
+            return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)

@@ -157,7 +157,7 @@ def _first_current(root: Path, numbers: Sequence[int], map_size_bytes: int) -> E
             if not successor:
                 return epoch
             # It may itself have been replaced and unlinked since, but then a later one is there.
-            if max(_numbers(root)) < successor:
+            if max(_numbers(root), default=0) < successor:
                 raise CorruptDataError(f"{epoch.folder} was replaced by epoch {successor}, which is missing")
         except BaseException:
             epoch.retire()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from engine.errors import RequestIdReusedError, UnavailableError
+from engine.errors import EngineError, GalleryNotFoundError, RequestIdReusedError, UnavailableError
 from engine.store import epochs
 from engine.store.environment import StoreSettings, translated
 from engine.store.epochs import Epoch
@@ -118,6 +118,16 @@ class GalleryStore:
             finally:
                 epoch.release()
             self._move_on(epoch)
+
+    @contextlib.contextmanager
+    def unless_deleted(self) -> Iterator[None]:
+        """Around work on the gallery's files: what fails once they are gone is GalleryNotFoundError."""
+        try:
+            yield
+        except EngineError as error:
+            if self.folder.is_dir():
+                raise
+            raise GalleryNotFoundError("the gallery was deleted meanwhile") from error
 
     def write(
         self,

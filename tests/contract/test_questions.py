@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from engine.server.backend import Backend
 from engine.server.endpoint import Endpoint
 from engine.server.services import all_services
 from engine.server.settings import ServeSettings
+from engine.store.tables import Reader
 from engine.telemetry import Telemetry
 from engine.types import (
     K_DEFAULT,
@@ -258,3 +260,37 @@ def test_probes_over_grpc_are_1_to_256(galleries: Galleries, gallery: Gallery) -
         with pytest.raises(TypeError, match="exactly"):
             client.identify("people", VECTORS[0], exactly=True)  # type: ignore[call-arg]
     assert gallery.identify(VECTORS[:0]) == []
+
+
+def test_a_write_between_the_view_and_the_snapshot_of_a_search_is_seen_whole_or_not_at_all(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a replaced identity the view has the old template and the snapshot the new: both have neither."""
+    old, new = VECTORS[:2]
+    gallery.enroll([Enrollment("anna", (Template(old),)), Enrollment("ben", (Template(VECTORS[2]),))])
+    gallery.identify(old[None], 1)
+    read = gallery._store.read
+    is_first = True
+
+    def replaced_behind() -> None:
+        gallery.enroll([Enrollment("anna", (Template(new),), replace=True)])
+        gallery.identify(new[None], 1)
+
+    @contextmanager
+    def read_late() -> Iterator[Reader]:
+        nonlocal is_first
+        with read() as reader:
+            if is_first:
+                is_first = False
+                other = threading.Thread(target=replaced_behind)
+                other.start()
+                other.join()
+            yield reader
+
+    monkeypatch.setattr(gallery._store, "read", read_late)
+    (answer,) = gallery.identify(new[None], 2)
+    assert [one.identity_id for one in answer.candidates] == ["anna", "ben"]
+    assert answer.candidates[0].similarity == pytest.approx(1.0)
+    assert answer.is_exact
+    assert answer.searched_sequence == 2
+    assert not is_first

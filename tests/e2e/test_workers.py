@@ -89,6 +89,7 @@ def test_every_worker_says_that_it_serves(workers: dict[str, Stubs]) -> None:
         for name in ("", *SERVICES):
             answer = stubs.health.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert stubs.admin.Status(admin_pb2.StatusRequest()).num_workers == NUM_WORKERS
 
 
 def test_an_error_names_its_worker_too(workers: dict[str, Stubs]) -> None:
@@ -218,6 +219,7 @@ def test_an_index_built_by_one_worker_is_used_by_all(workers: dict[str, Stubs]) 
         connections[number % NUM_WORKERS].enrollment.Enroll(enrollment(gallery_id, f"id-{number}", [vector]))
     built = list(connections[0].admin.BuildIndex(admin_pb2.BuildIndexRequest(gallery_id=gallery_id)))[-1]
     assert built.is_done
+    assert status_of(connections[0], gallery_id).search_device == "cpu"
     for stubs in connections:
         for number, vector in enumerate(vectors):
             assert best_of(stubs.identification.Identify(question(gallery_id, vector))) == f"id-{number}"
@@ -253,10 +255,14 @@ def make_gallery_on(server: ServerProcess) -> str:
         return make_gallery(stubs, DIMENSION)
 
 
-def generation_of(stubs: Stubs, gallery_id: str) -> int:
-    status = stubs.admin.Status(admin_pb2.StatusRequest())
+def status_of(stubs: Stubs, gallery_id: str) -> admin_pb2.GalleryStatus:
+    status: admin_pb2.StatusResponse = stubs.admin.Status(admin_pb2.StatusRequest())
     (gallery,) = [each for each in status.galleries if each.gallery_id == gallery_id]
-    return int(gallery.generation)
+    return gallery
+
+
+def generation_of(stubs: Stubs, gallery_id: str) -> int:
+    return status_of(stubs, gallery_id).generation
 
 
 def answered_by(server: ServerProcess, gallery_id: str, num_requests: int) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import builder
 from engine.errors import StorageFullError, UnavailableError
 from engine.galleries import Galleries
 from engine.gallery import Gallery
@@ -20,6 +21,7 @@ from engine.live_index import report_nothing
 from tests.contract.peer import (
     CONTRACT,
     Peer,
+    PeerError,
     children_of,
     enroll,
     is_alive,
@@ -95,6 +97,38 @@ def test_a_killed_builder_is_an_error_that_can_be_tried_again(gallery: Gallery, 
     check(gallery)
 
 
+def test_a_builder_that_hangs_is_killed(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_done: int, _total: int) -> None:
+        for child in children_of(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGSTOP)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builder, "SILENT_S_MAX", 0.3)
+        with pytest.raises(UnavailableError, match="said nothing"):
+            gallery.build(stop)
+    assert children_of(os.getpid()) == []
+    assert generations(tmp_path) == ["1"]
+    check(gallery)
+    gallery.build(report_nothing)
+    check(gallery)
+
+
+def test_a_gallery_deleted_while_its_builder_runs_stays_deleted(tmp_path: Path) -> None:
+    with together(tmp_path, build_inline_rows_max=0) as (galleries, (peer,)):
+        galleries.create("people", CONTRACT)
+        enroll(galleries.get("people"), 0, NUM_ROWS)
+        running = started(tmp_path, peer)
+        os.kill(running, signal.SIGSTOP)
+        galleries.delete("people")
+        os.kill(running, signal.SIGCONT)
+        with pytest.raises(PeerError, match="GalleryNotFoundError"):
+            peer.answer()
+        assert list((tmp_path / "galleries").iterdir()) == []
+
+
 def test_a_cancelled_build_ends_its_process(gallery: Gallery, tmp_path: Path) -> None:
     def give_up(_done: int, _total: int) -> None:
         raise KeyboardInterrupt
@@ -149,10 +183,10 @@ def test_a_builder_ends_with_its_parent(tmp_path: Path) -> None:
         galleries.create("people", CONTRACT)
         gallery = galleries.get("people")
         enroll(gallery, 0, NUM_ROWS)
-        builder = started(tmp_path, peer)
+        running = started(tmp_path, peer)
         peer.process.kill()
         peer.process.wait()
-        wait_until(lambda: not is_alive(builder))
+        wait_until(lambda: not is_alive(running))
         assert gallery.generation() in (0, 1)
         # The lock ended with both of them.
         number, sequence = gallery.build(report_nothing)

@@ -16,15 +16,31 @@ import numpy as np
 import pytest
 
 from engine.client import Client
-from engine.pb.identiface.v1 import admin_pb2
+from engine.pb.identiface.v1 import admin_pb2, identification_pb2
 from tests.e2e.conftest import Launch, ServerProcess, make_gallery, unit
 from tests.e2e.test_workers import metrics_of, read
+from tests.e2e.test_workers_lifecycle import is_alive
 from tests.e2e.workers import ANSWER_S, asked, best_of, each_worker, enrollment, question
 
 pytestmark = [pytest.mark.fault, pytest.mark.e2e]
 DIMENSION = 16
 NUM_CLIENTS = 6
 NUM_KILLS = 3
+SILENCE_S = 3.0
+"""Enough for a busy machine, and not long to wait for."""
+SETTINGS = f"worker_silence_s = {SILENCE_S}\n[galleries.index]\nbuild_inline_rows_max = 0"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Two workers, shared by the tests that kill no more than what their parent replaces."""
+    flags = ("--model", "none", "--workers", "2", "--metrics-listen", "127.0.0.1:0")
+    started = ServerProcess(tmp_path_factory.mktemp("workers"), *flags, settings=SETTINGS)
+    try:
+        yield started.ready()
+        started.stop()
+    finally:
+        started.process.kill()
 
 
 @contextlib.contextmanager
@@ -65,8 +81,7 @@ def pid_of(server: ServerProcess, worker: str) -> int:
     return int(re.findall(r'"pid":(\d+)', line)[0])
 
 
-def test_a_killed_worker_costs_only_calls_in_flight_and_is_replaced(launch: Launch) -> None:
-    server = launch("--model", "none", "--workers", "2", "--metrics-listen", "127.0.0.1:0").ready()
+def test_a_killed_worker_costs_only_calls_in_flight_and_is_replaced(server: ServerProcess) -> None:
     metrics = metrics_of(server)
     with server.stubs() as stubs:
         gallery_id = make_gallery(stubs, DIMENSION)
@@ -93,36 +108,42 @@ def test_a_killed_worker_costs_only_calls_in_flight_and_is_replaced(launch: Laun
             vector = unit(np.random.default_rng(0), DIMENSION)
             assert best_of(stubs.identification.Identify(question(gallery_id, vector))) == "0-0"
     assert 'identiface_worker_restarts_total{worker="0"} 2.0' in read(metrics)
-    server.stop()
 
 
-def test_a_call_in_flight_on_a_killed_worker_fails_as_unavailable(launch: Launch) -> None:
-    server = launch("--model", "none", "--workers", "2").ready()
+def test_a_call_in_flight_on_a_killed_worker_fails_as_unavailable(server: ServerProcess) -> None:
+    vector = unit(np.random.default_rng(1), DIMENSION)
+    ended = threading.Event()
     with each_worker(server, 2) as workers:
         gallery_id = make_gallery(workers["0"], DIMENSION)
-        codes = []
-        for name, stubs in workers.items():
-            stream = stubs.identification.IdentifyStream(iter_silence(), timeout=ANSWER_S)
-            if name == "0":
-                os.kill(pid_of(server, "0"), signal.SIGKILL)
-                with pytest.raises(grpc.RpcError) as caught:
-                    next(stream)
-                codes.append(caught.value.code())
-            else:
-                stream.cancel()
-                vector = unit(np.random.default_rng(1), DIMENSION)
-                assert best_of(stubs.identification.Identify(question(gallery_id, vector))) == ""
-    assert codes == [grpc.StatusCode.UNAVAILABLE]
-    server.stop()
+        asked_ = identification_pb2.IdentifyStreamRequest(
+            gallery_id=gallery_id, probes=[question(gallery_id, vector).probe]
+        )
+
+        def silence() -> Iterator[identification_pb2.IdentifyStreamRequest]:
+            yield asked_
+            ended.wait(ANSWER_S)
+
+        streams = {
+            name: stubs.identification.IdentifyStream(silence(), timeout=ANSWER_S)
+            for name, stubs in workers.items()
+        }
+        for stream in streams.values():
+            next(stream)
+        os.kill(pid_of(server, "1"), signal.SIGKILL)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(streams["1"])
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        # The other's is still there, and ends with what it asks.
+        ended.set()
+        assert list(streams["0"]) == []
+    until_replaced(server, "1")
 
 
-def test_a_hung_worker_is_killed_and_replaced(launch: Launch) -> None:
-    server = launch("--model", "none", "--workers", "2", settings="worker_silence_s = 1.0").ready()
+def test_a_hung_worker_is_killed_and_replaced(server: ServerProcess) -> None:
     os.kill(pid_of(server, "1"), signal.SIGSTOP)
     assert server.wait_for("worker is silent: killed")["worker"] == "1"
     assert server.wait_for("worker died")["ended"] == "SIGKILL"
-    assert server.wait_for("worker ready")["worker"] == "1"
-    server.stop()
+    until_replaced(server, "1")
 
 
 def test_a_killed_parent_leaves_neither_port_nor_folder_held(launch: Launch, tmp_path: Path) -> None:
@@ -147,9 +168,18 @@ def test_a_parent_killed_while_a_worker_hangs_takes_it_along(launch: Launch, tmp
     launch("--model", "none", "--workers", "2", folder=tmp_path).ready().stop()
 
 
-def test_a_killed_builder_costs_nothing_but_its_build(launch: Launch) -> None:
-    settings = "[galleries.index]\nbuild_inline_rows_max = 0"
-    server = launch("--model", "none", "--workers", "2", settings=settings).ready()
+def test_a_parent_killed_while_its_workers_load_leaves_the_folder_free_at_once(
+    launch: Launch, tmp_path: Path
+) -> None:
+    server = launch("--model", "none", "--workers", "2", folder=tmp_path)
+    server.wait_for("starting")
+    server.process.kill()
+    server.process.wait()
+    # Without waiting for the workers, which take longer to load than this parent takes to lock the folder.
+    launch("--model", "none", "--workers", "2", folder=tmp_path).ready().stop()
+
+
+def test_a_killed_builder_costs_nothing_but_its_build(server: ServerProcess) -> None:
     rng = np.random.default_rng(3)
     with each_worker(server, 2) as workers:
         gallery_id = make_gallery(workers["0"], DIMENSION)
@@ -167,18 +197,39 @@ def test_a_killed_builder_costs_nothing_but_its_build(launch: Launch) -> None:
                 assert best_of(stubs.identification.Identify(question(gallery_id, vector))) == f"id-{number}"
         again = list(workers["0"].admin.BuildIndex(request, timeout=ANSWER_S))[-1]
         assert again.is_done
-    server.stop()
 
 
-def test_a_worker_that_is_told_to_stop_drains_and_is_replaced(launch: Launch) -> None:
-    server = launch("--model", "none", "--workers", "2").ready()
+def test_a_worker_that_dies_takes_its_builder_along_and_another_builds(server: ServerProcess) -> None:
+    rng = np.random.default_rng(4)
+    with each_worker(server, 2) as workers:
+        gallery_id = make_gallery(workers["0"], DIMENSION)
+        vectors = [unit(rng, DIMENSION) for _ in range(20)]
+        for number, vector in enumerate(vectors):
+            workers["0"].enrollment.Enroll(enrollment(gallery_id, f"id-{number}", [vector]))
+        request = admin_pb2.BuildIndexRequest(gallery_id=gallery_id)
+        worker = pid_of(server, "0")
+        build = workers["0"].admin.BuildIndex(request, timeout=ANSWER_S)
+        builder = builder_of(worker)
+        # Asked for twice at once: the other one waits for the first, and builds when that is gone.
+        other = workers["1"].admin.BuildIndex(request, timeout=ANSWER_S)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(grpc.RpcError):
+            list(build)
+        assert list(other)[-1].is_done
+        for number, vector in enumerate(vectors):
+            answer = workers["1"].identification.Identify(question(gallery_id, vector))
+            assert best_of(answer) == f"id-{number}"
+    assert not is_alive(builder)
+    until_replaced(server, "0")
+
+
+def test_a_worker_that_is_told_to_stop_drains_and_is_replaced(server: ServerProcess) -> None:
     with server.stubs() as stubs:
         gallery_id = make_gallery(stubs, DIMENSION)
     with clients(server.address, gallery_id):
         os.kill(pid_of(server, "0"), signal.SIGTERM)
         assert server.wait_for("worker died")["ended"] == "exit code 0"
-        assert server.wait_for("worker ready")["worker"] == "0"
-    server.stop()
+        until_replaced(server, "0")
 
 
 def builder_of(worker_pid: int) -> int:
@@ -194,6 +245,6 @@ def num_requests(metrics: str) -> float:
     return sum(map(float, values))
 
 
-def iter_silence() -> Iterator[object]:
-    threading.Event().wait(5.0)
-    yield from ()
+def until_replaced(server: ServerProcess, worker: str) -> None:
+    while server.wait_for("worker ready")["worker"] != worker:
+        pass

@@ -77,7 +77,7 @@ class Pair:
                 best = [
                     item.template_id
                     for item in self.model.identities[one.identity_id].templates
-                    if abs(float(item.template.vector @ probe) - one.similarity) < 1e-6
+                    if abs(min(float(item.template.vector @ probe), 1.0) - one.similarity) < 1e-6
                 ]
                 assert one.template_id in best
 
@@ -235,3 +235,36 @@ def test_digests_that_collide_do_not_let_others_in(pair: Pair, rng: np.random.Ge
         )
     )
     pair.check(vector[None], 1, SearchOptions(filter={"team": "blue"}))
+
+
+def test_vectors_longer_than_1_are_as_alike_as_can_be_and_ids_decide(
+    pair: Pair, rng: np.random.Generator
+) -> None:
+    """Lengths may be off by a thousandth: the longest is no more alike than the others."""
+    probe = unit_vectors(rng, 1, DIMENSION)
+    lengths = 1.0 + np.linspace(1e-4, 9e-4, 20)
+    pair.enroll(
+        [
+            Enrollment(f"p{number:02d}", (Template((probe[0] * length).astype(np.float32)),))
+            for number, length in enumerate(lengths)
+        ]
+    )
+    for k in (1, 3, 20):
+        pair.check(probe, k)
+
+
+def test_more_templates_than_are_compared_at_once_are_ranked_alike(
+    pair: Pair, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.ranking.COMPARED_AT_ONCE", 7)
+    probes = unit_vectors(rng, 3, DIMENSION)
+    pair.enroll(
+        [
+            Enrollment(f"p{number:02d}", tuple(map(Template, around(rng, probes[:1], 3, 0.2))))
+            for number in range(40)
+        ]
+    )
+    pair.check(probes, 10)
+    # The snapshot still has their rows, which the store has not.
+    pair.remove(*(f"p{number:02d}" for number in range(0, 40, 3)))
+    pair.check(probes, 10)

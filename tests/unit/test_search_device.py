@@ -93,7 +93,8 @@ def test_what_a_replaced_generation_held_on_the_device_is_given_back(tmp_path: P
     del gallery
     gc.collect()
     assert owners() == 0
-    assert threading.active_count() == before
+    # Threads of tests before this one may have ended meanwhile.
+    assert threading.active_count() <= before
 
 
 def test_a_generation_that_does_not_fit_the_device_is_searched_on_the_cpu(

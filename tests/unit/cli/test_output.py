@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cli import layout, output
+from engine.cli import layout, output, output_admin
 from engine.cli.evaluate import report_lines
 from engine.client import (
     BuildProgress,
@@ -150,9 +150,9 @@ def test_evaluate_pairs_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_status_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
-    told = printed(output.status_json(STATUS), capsys)
-    gallery = {"id": str, "identities": int, "templates": int, "sequence": int}
-    assert_shape(told, {"version": str, "device": str, "model": str, "galleries": [gallery]})
+    told = printed(output_admin.status_json(STATUS), capsys)
+    gallery = {"id": str, "identities": int, "templates": int, "sequence": int, "search_device": str}
+    assert_shape(told, {"version": str, "device": str, "model": str, "galleries": [gallery], "workers": int})
     assert told["model"] == "dlib-resnet"
     assert (told["galleries"][0]["id"], told["galleries"][0]["identities"]) == ("staff", 1)
     assert (told["galleries"][0]["templates"], told["galleries"][0]["sequence"]) == (2, 3)
@@ -160,7 +160,7 @@ def test_status_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_recall_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     progress = RecallProgress(10, 10, Agreement(10, 1.0, 0.9), 4, "codes")
-    told = printed(output.recall_json("staff", progress), capsys)
+    told = printed(output_admin.recall_json("staff", progress), capsys)
     shape = {
         "id": str,
         "generation": int,
@@ -172,7 +172,7 @@ def test_recall_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_status_json_of_a_server_of_vectors_has_the_model_none() -> None:
-    assert output.status_json(ServerStatus("1", "none", None, ()))["model"] == "none"
+    assert output_admin.status_json(ServerStatus("1", "none", None, ()))["model"] == "none"
 
 
 def test_names_of_any_script_are_printed_as_they_are_and_read_back(
@@ -252,20 +252,25 @@ def test_a_gallery_tells_the_threshold_that_holds(fixed: float | None, origin: s
 
 
 def test_status_and_build_and_report_read_as_text() -> None:
-    assert output.status_lines("h:1", STATUS)[0] == (
+    assert output_admin.status_lines("h:1", STATUS)[0] == (
         "identiface 0.1.0 at h:1, model dlib-resnet on cpu, 1 gallery"
     )
-    assert "vectors only" in output.status_lines("h:1", ServerStatus("1", "none", None, ()))[0]
+    assert "vectors only" in output_admin.status_lines("h:1", ServerStatus("1", "none", None, ()))[0]
     progress = BuildProgress(5, 5, is_done=True, generation=2, sequence=9)
-    assert output.build_lines("staff", progress) == [
+    assert output_admin.build_lines("staff", progress) == [
         "staff: generation 2 of 5 templates is current, covering sequence 9"
     ]
-    assert output.build_json("staff", progress)["generation"] == 2
+    assert output_admin.build_json("staff", progress)["generation"] == 2
     measured = GalleryStatus("staff", 1, 2, 3, 4, "codes", Agreement(1000, 0.9975, 0.95))
-    lines = output.status_lines("h:1", dataclasses.replace(STATUS, galleries=(measured,)))
+    lines = output_admin.status_lines("h:1", dataclasses.replace(STATUS, galleries=(measured,)))
     assert lines[-1].split() == ["staff", "1", "2", "3", "4", "codes", "99.75%", "95.00%"]
+    on_gpu = dataclasses.replace(measured, search_device="cuda:0 (H) by torch 2")
+    several = dataclasses.replace(STATUS, galleries=(on_gpu,), num_workers=4)
+    lines = output_admin.status_lines("h:1", several)
+    assert lines[0].endswith(", 1 gallery, 4 workers")
+    assert "codes on cuda:0 (H) by torch 2  " in lines[-1]
     recall = RecallProgress(1000, 1000, measured.agreement, 4, "codes")
-    assert output.recall_lines("staff", recall, Agreement(1000, 0.9975, 0.95)) == [
+    assert output_admin.recall_lines("staff", recall, Agreement(1000, 0.9975, 0.95)) == [
         "staff: generation 4 (codes) finds the nearest template of an exact scan for 99.75% of 1,000 probes,"
         " and 95.00% of the ten nearest"
     ]

@@ -197,7 +197,7 @@ def test_the_parent_loads_no_heavy_library() -> None:
     heavy = ["torch", "faiss", "lmdb", "grpc", "numpy", "google.protobuf", "prometheus_client"]
     script = (
         "import sys, engine.cli.verbs as verbs; verbs.build_parser(is_for_serve=True)\n"
-        "import engine.server.parent\n"
+        "import engine.server.parent, engine.server.launch\n"
         "print(*(m for m in sys.argv[1:] if m in sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
@@ -207,7 +207,7 @@ def test_the_parent_loads_no_heavy_library() -> None:
 def test_a_worker_started_by_hand_ends_when_nobody_orders_it(tmp_path: Path) -> None:
     mine, its = socket.socketpair()
     with mine, its:
-        script = "import sys; from engine.server.worker import main; sys.exit(main())"
+        script = "import sys; from engine.server.launch import main; sys.exit(main())"
         # Not the parent that it is told to have.
         command = [sys.executable, "-c", script, str(its.fileno()), "1"]
         ended = subprocess.run(command, pass_fds=[its.fileno()], cwd=tmp_path, timeout=60, check=False)

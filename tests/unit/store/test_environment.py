@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lmdb
@@ -80,6 +84,18 @@ def test_a_folder_below_a_file_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataFolderError, match="file"):
         open_environment(tmp_path / "file" / "store", 1, 1 << 20)
+
+
+def test_who_opens_it_twice_in_one_process_is_refused_and_keeps_the_locks(tmp_path: Path) -> None:
+    program = "import lmdb, sys; print(lmdb.Environment(sys.argv[1], max_readers=8).readers())"
+    folder = tmp_path / "store"
+    with contextlib.closing(open_environment(folder, 1, 1 << 20)) as environment, environment.begin():
+        with pytest.raises(DataFolderError, match="already open in this process"):
+            open_environment(folder, 1, 1 << 20)
+        # Another process does not take itself for the first one, nor our reader for dead.
+        arguments = [sys.executable, "-c", program, str(folder)]
+        ran = subprocess.run(arguments, capture_output=True, check=True, text=True)
+        assert str(os.getpid()) in ran.stdout
 
 
 def test_a_file_that_is_no_store_is_corrupt(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Agreement(_message.Message):
     def __init__(self, num_probes: _Optional[int] = ..., top1: _Optional[float] = ..., top10: _Optional[float] = ...) -> None: ...
 
 class GalleryStatus(_message.Message):
-    __slots__ = ("gallery_id", "num_identities", "num_templates", "sequence", "generation", "kind", "agreement")
+    __slots__ = ("gallery_id", "num_identities", "num_templates", "sequence", "generation", "kind", "agreement", "search_device")
     GALLERY_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     NUM_TEMPLATES_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class GalleryStatus(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_DEVICE_FIELD_NUMBER: _ClassVar[int]
     gallery_id: str
     num_identities: int
     num_templates: int
@@ -37,19 +38,22 @@ class GalleryStatus(_message.Message):
     generation: int
     kind: str
     agreement: Agreement
-    def __init__(self, gallery_id: _Optional[str] = ..., num_identities: _Optional[int] = ..., num_templates: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ...) -> None: ...
+    search_device: str
+    def __init__(self, gallery_id: _Optional[str] = ..., num_identities: _Optional[int] = ..., num_templates: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., search_device: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("version", "device", "contract", "galleries")
+    __slots__ = ("version", "device", "contract", "galleries", "num_workers")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     GALLERIES_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     version: str
     device: str
     contract: _types_pb2.EmbeddingContract
     galleries: _containers.RepeatedCompositeFieldContainer[GalleryStatus]
-    def __init__(self, version: _Optional[str] = ..., device: _Optional[str] = ..., contract: _Optional[_Union[_types_pb2.EmbeddingContract, _Mapping]] = ..., galleries: _Optional[_Iterable[_Union[GalleryStatus, _Mapping]]] = ...) -> None: ...
+    num_workers: int
+    def __init__(self, version: _Optional[str] = ..., device: _Optional[str] = ..., contract: _Optional[_Union[_types_pb2.EmbeddingContract, _Mapping]] = ..., galleries: _Optional[_Iterable[_Union[GalleryStatus, _Mapping]]] = ..., num_workers: _Optional[int] = ...) -> None: ...
 
 class BuildIndexRequest(_message.Message):
     __slots__ = ("gallery_id",)
