@@ -122,7 +122,8 @@ class Endpoint:
         # Only now are connections closed: a caller whose socket broke while it was sending would never read
         # why its stream ended.
         signals.wait(LINGER_S)
-        self._server.stop(0).wait(LAST_S)
+        # Calls that came just now get the time to be refused: cancelled, nobody would make them again.
+        self._server.stop(LINGER_S).wait(LAST_S)
         for pool in (self._unary_pool, self._stream_pool, self._small_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         end_s = time.monotonic() + LAST_S
