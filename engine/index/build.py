@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import CorruptDataError, DataFolderError, StorageFullError
-from engine.index import codes
+from engine.index import codes, huge_pages
 from engine.index.exact import BoundCode
 from engine.index.faiss_library import FAISS_VERSION, library
 from engine.index.generation import (
@@ -29,7 +29,7 @@ from engine.index.generation import (
     seal,
     sha256,
 )
-from engine.index.parameters import FLAT_ROWS_MAX, CodeParameters, choose
+from engine.index.parameters import FLAT_ROWS_MAX, CodeParameters, num_subquantisers
 from engine.types import Columns, Vector
 
 ROWS_PER_REPORT = 10_000
@@ -86,12 +86,12 @@ def build(
     temporary = index_folder / f"{number}.building"
     shutil.rmtree(temporary, ignore_errors=True)
     num_rows, dimension = columns.vectors.shape
-    parameters = choose(num_rows, dimension, flat_rows_max)
+    num_codes = num_subquantisers(num_rows, dimension, flat_rows_max)
     try:
         # Not what lies above it: where the gallery was deleted meanwhile it must stay so.
         index_folder.mkdir(exist_ok=True)
         temporary.mkdir()
-        names = _write_all(temporary, columns, parameters, progress)
+        names, parameters = _write_all(temporary, columns, num_codes, progress)
         manifest = Manifest(
             number=number,
             sequence=sequence,
@@ -130,14 +130,15 @@ def remove_other_generations(index_folder: Path, keep: int) -> None:
 
 
 def _write_all(
-    folder: Path, columns: Columns, parameters: CodeParameters | None, progress: Callable[[int, int], None]
-) -> list[str]:
-    if parameters is None:
-        return _write(folder, columns)
+    folder: Path, columns: Columns, num_codes: int | None, progress: Callable[[int, int], None]
+) -> tuple[list[str], CodeParameters | None]:
+    if num_codes is None:
+        return _write(folder, columns), None
     # FAISS and numpy work without the interpreter's lock: on two cores the codes cost no time of their own.
     with futures.ThreadPoolExecutor(1, "build") as beside:
         rest = beside.submit(_write_with_bound, folder, columns)
-        return codes.write(folder, columns.vectors, parameters, progress) + rest.result()
+        names, parameters = codes.write(folder, columns, num_codes, progress)
+        return names + rest.result(), parameters
 
 
 def _write_with_bound(folder: Path, columns: Columns) -> list[str]:
@@ -167,6 +168,8 @@ def _entry(path: Path) -> FileEntry:
 def _sync(folder: Path) -> None:
     for path in folder.iterdir():
         sync_one(path)
+        if path.name != VECTORS:
+            huge_pages.forget(path)
     sync_one(folder)
 
 

@@ -2,124 +2,163 @@
 
 Product codes by squared distance (never by inner product: real templates lie in a cone, where inner-product
 codes lose a tenth of the nearest), in FAISS's FastScan layout with one list, which takes a selector where
-the plain index does not. `parameters` says how fine; `engine.index.generation` compares what is found here.
+the plain index does not. What a scan finds is looked at once more by fine codes, and then by the vectors::
+
+    codes.*       the scanned codes, all rows in one list
+    sample.faiss  those of a random sample, which tells within what distance a scan shall find rows
+    fine.codes    uint8[n, bytes], the fine codes
+    axes.npz      the axes in which both are
+
+The scan is `engine.index.kernel`'s; where there is none FAISS scans, and all rows found are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.index import mapped_lists
-from engine.index.alive import Alive, is_alive, selector
+from engine.index import huge_pages, mapped_lists
+from engine.index.alive import Alive, selector
+from engine.index.code_axes import CodeAxes
+from engine.index.depth import NUM_PROBES, num_found
 from engine.index.faiss_library import library
-from engine.index.parameters import TRAINING_ROWS_MAX, CodeParameters
-from engine.types import Vectors
+from engine.index.fine_codes import FineCoder, num_bytes
+from engine.index.kernel import Extent, Kernel, PackedCodes, is_available
+from engine.index.parameters import NUM_COMPARED, TRAINING_ROWS_MAX, CodeParameters, sample_step
+from engine.index.top import top
+from engine.types import Columns, Vectors
 
 CODES = "codes"
 SAMPLE = "sample.faiss"
+FINE = "fine.codes"
+AXES = "axes.npz"
 _SEED = 20
 _BLOCK_ROWS = 65_536
-_WITHIN_MAX = 8
-"""A radius with more than so many times the rows that were meant (duplicates without end) is given up."""
-_WIDE_SUBQUANTISERS = 100
-_WIDE_KERNEL = 10
-"""FAISS's `implem` for one probe and wide codes: with 130 sub-quantisers it takes half the time of the
-default, which is made for batches; with 64 it takes 13 % longer."""
-_RADIUS_SLACK = 1e-5
-"""Relative; the scan rounds distances to 16 bits and the radius once more."""
+_BLOCK_PROBES = 64
+"""Searched at once: each holds some 12 bytes for every row that it finds."""
+_FOUND_FACTOR = 4
+"""Rows found for each row that is asked for, at the least."""
+CODES_IN_BLOCK = 32
+NUM_CENTROIDS = 16
 
 Rows = NDArray[np.int64]
+Similarities = NDArray[np.float32]
+Compare = Callable[[Vectors, Rows], Similarities]
+"""Inner products float32[n, r] of probes float32[n, d] and rows int64[n, r]; -inf for row -1."""
 
 
 def write(
-    folder: Path, vectors: Vectors, parameters: CodeParameters, progress: Callable[[int, int], None]
-) -> list[str]:
-    """Train, encode float32[n, d] and write; returns the names of the files.
+    folder: Path, columns: Columns, num_subquantisers: int, progress: Callable[[int, int], None]
+) -> tuple[list[str], CodeParameters]:
+    """Train, encode and write; returns the names of the files and what they are.
 
     The same rows give the same files. `progress(done, total)` in rows. Raises OSError or RuntimeError.
     """
     faiss = library()
+    vectors = columns.vectors
     num_rows, dimension = vectors.shape
+    order = np.random.default_rng(_SEED).permutation(num_rows)
+    training = vectors[np.sort(order[:TRAINING_ROWS_MAX])]
+    axes = CodeAxes.fitted(training, num_subquantisers)
     index = faiss.IndexIVFPQFastScan(
-        faiss.IndexFlatL2(dimension), dimension, 1, parameters.num_subquantisers, 4, faiss.METRIC_L2
+        faiss.IndexFlatL2(dimension), dimension, 1, num_subquantisers, 4, faiss.METRIC_L2
     )
     index.by_residual = False  # with a single list it changes nothing but the time of a search
-    order = np.random.default_rng(_SEED).permutation(num_rows)
-    training = np.sort(order[:TRAINING_ROWS_MAX])
-    index.train(vectors[training])
-    chosen = np.sort(order[: max(1, num_rows // parameters.sample_step)])
+    index.train(axes.coordinates(training))
     sample = faiss.clone_index(index)
-    sample.add_with_ids(vectors[chosen], chosen)
+    coder = FineCoder(axes)
+    with (folder / FINE).open("wb") as file:
+        for start in range(0, num_rows, _BLOCK_ROWS):
+            coordinates = axes.coordinates(vectors[start : start + _BLOCK_ROWS])
+            index.add(coordinates)
+            file.write(coder.code(coordinates).data)
+            progress(min(start + _BLOCK_ROWS, num_rows), num_rows)
+    probes = order[-NUM_PROBES:]
+    every = _packed(index, has_ids=False)
+    kernel = _kernel(folder, index, every, axes, vectors) if is_available() else None
+    found = num_found(index, columns, axes.coordinates(vectors[probes]), probes, kernel)
+    parameters = CodeParameters(
+        num_subquantisers=num_subquantisers, num_found=found, sample_step=sample_step(found)
+    )
+    chosen = np.sort(order[: max(1, num_rows // parameters.sample_step)])
+    sample.add_with_ids(axes.coordinates(vectors[chosen]), chosen)
     faiss.write_index(sample, str(folder / SAMPLE))
-    for start in range(0, num_rows, _BLOCK_ROWS):
-        index.add(vectors[start : start + _BLOCK_ROWS])
-        progress(min(start + _BLOCK_ROWS, num_rows), num_rows)
-    return [*mapped_lists.write(index, folder, CODES), SAMPLE]
+    axes.write(folder / AXES)
+    return [*mapped_lists.write(index, folder, CODES), SAMPLE, FINE, AXES], parameters
 
 
 class Codes:
     """Opened codes. Read-only and thread-safe."""
 
-    def __init__(self, folder: Path, parameters: CodeParameters):
+    def __init__(self, folder: Path, parameters: CodeParameters, vectors: Vectors, compare: Compare):
         self._parameters = parameters
-        self._index = mapped_lists.read(folder, CODES)
+        self._compare = compare
+        self.index = mapped_lists.read(folder, CODES)
+        self.axes = CodeAxes.read(folder / AXES)
         self.sample = library().read_index(str(folder / SAMPLE))
-        self._within_max = _WITHIN_MAX * parameters.sample_step * parameters.sample_rank
-        self._single = self._index
-        if parameters.num_subquantisers > _WIDE_SUBQUANTISERS:
-            self._single = mapped_lists.read(folder, CODES)
-            self._single.implem = self.sample.implem = _WIDE_KERNEL
+        self.kernel = None
+        if is_available():
+            sample = _packed(self.sample, has_ids=True)
+            self.kernel = _kernel(folder, self.index, sample, self.axes, vectors)
 
-    def nearest(self, probes: Vectors, num_rows: int, alive: Alive) -> tuple[Rows, float | None]:
-        """Rows int64[n, r] worth comparing with each probe of float32[n, d], at least `num_rows` of them.
+    def search(self, probes: Vectors, num_rows: int, alive: Alive) -> tuple[Similarities, Rows, float | None]:
+        """Similarities and rows float32[n, r], int64[n, r] of float32[n, d], best first; -inf, -1 at the end.
 
-        In no order; -1 where fewer are alive. For a single probe the radius, too, within which they were
-        found, if that is how.
+        r is at most `num_rows`. For a single probe the squared distance by the codes, too, within which they
+        were found, if that is how.
         """
-        faiss = library()
-        parameters = faiss.SearchParametersIVF(nprobe=1, sel=selector(alive))
-        if len(probes) == 1 and 2 * num_rows <= self._parameters.num_reranked:
-            radius = self._radius(probes, parameters)
-            if radius is not None:
-                rows = self._within(probes, radius, alive)
-                if len(rows) >= num_rows:
-                    return rows[None], radius
-        num_fetched = min(max(self._parameters.num_reranked, num_rows), self._index.ntotal)
-        _, rows = self._index.search(probes, num_fetched, params=parameters)
-        return rows, None
+        num_wanted = max(self._parameters.num_found, _FOUND_FACTOR * num_rows)
+        if self.kernel is None:
+            return *self._search_faiss(probes, num_rows, num_wanted, alive), None
+        parts = [
+            self._search_block(
+                self.kernel, probes[start : start + _BLOCK_PROBES], num_rows, num_wanted, alive
+            )
+            for start in range(0, len(probes), _BLOCK_PROBES)
+        ]
+        similarities, rows, radii = (np.concatenate(part) for part in zip(*parts, strict=True))
+        # Where fewer than asked for are there, rows at any distance matter.
+        is_within = len(probes) == 1 and rows[0, -1] >= 0
+        return similarities, rows, float(radii[0]) if is_within else None
 
-    def _within(self, probe: Vectors, radius: float, alive: Alive) -> Rows:
-        """The nearest rows int64[r] within the radius by the codes; none where they are far too many."""
-        _, distances, rows = self._single.range_search(probe, radius)
-        if len(rows) > self._within_max:
-            return np.empty(0, np.int64)
-        if alive is not None:
-            # Looking at the few that were found costs less than having FAISS look at each.
-            is_wanted = is_alive(rows, alive)
-            distances, rows = distances[is_wanted], rows[is_wanted]
-        num_wanted = self._parameters.num_reranked
-        if len(rows) <= num_wanted:
-            return np.asarray(rows, np.int64)
-        # In order of the rows, as they lie in memory.
-        nearest: Rows = rows[np.sort(np.argpartition(distances, num_wanted)[:num_wanted])]
-        return nearest
+    def _search_block(
+        self, kernel: Kernel, probes: Vectors, num_rows: int, num_wanted: int, alive: Alive
+    ) -> tuple[Similarities, Rows, NDArray[np.float32]]:
+        coordinates = self.axes.coordinates(probes)
+        num_rows = min(num_rows, self.index.ntotal)
+        rank = -(-num_wanted // self._parameters.sample_step)
+        extent = Extent(rank, num_wanted, num_rows + NUM_COMPARED, num_rows)
+        similarities, rows, radii = kernel.nearest(probes, coordinates, alive, extent)
+        # The sample may have had too few living rows, or the limit too few rows: without a limit, then.
+        is_short = rows[:, -1] < 0
+        if is_short.any():
+            similarities[is_short], rows[is_short], radii[is_short] = kernel.nearest(
+                probes[is_short], coordinates[is_short], alive, replace(extent, rank=0)
+            )
+        return similarities, rows, radii
 
-    def _radius(self, probe: Vectors, parameters: Any) -> float | None:
-        """The radius that a sample tells; None where too few of the sample may be found."""
-        distances, rows = self.sample.search(probe, self._parameters.sample_rank, params=parameters)
-        return float(distances[0, -1]) * (1.0 + _RADIUS_SLACK) if rows[0, -1] >= 0 else None
+    def _search_faiss(
+        self, probes: Vectors, num_rows: int, num_wanted: int, alive: Alive
+    ) -> tuple[Similarities, Rows]:
+        parameters = library().SearchParametersIVF(nprobe=1, sel=selector(alive))
+        num_wanted = min(num_wanted, self.index.ntotal)
+        _, found = self.index.search(self.axes.coordinates(probes), num_wanted, params=parameters)
+        similarities = self._compare(probes, found)
+        best = top(similarities, num_rows)
+        return np.take_along_axis(similarities, best, axis=1), np.take_along_axis(found, best, axis=1)
 
 
 class Segment:
     """Codes of rows that came after the generation, by its quantiser. Immutable and thread-safe."""
 
-    def __init__(self, index: Any):
+    def __init__(self, index: Any, axes: CodeAxes):
         self._index = index
+        self._axes = axes
         self.num_rows: int = index.ntotal
 
     @classmethod
@@ -127,18 +166,38 @@ class Segment:
         """No rows."""
         index = library().clone_index(codes.sample)
         index.reset()
-        index.implem = codes.sample.implem
-        return cls(index)
+        return cls(index, codes.axes)
 
     def extended(self, vectors: Vectors) -> Segment:
         """With rows float32[n, d] behind its own; about 3 us a row."""
         index = library().clone_index(self._index)
-        index.implem = self._index.implem
-        index.add(vectors)
-        return Segment(index)
+        index.add(self._axes.coordinates(vectors))
+        return Segment(index, self._axes)
 
     def within(self, probe: Vectors, radius: float) -> Rows:
         """Rows int64[r] within the radius of float32[1, d]."""
         library()
-        _, _, rows = self._index.range_search(probe, radius)
+        _, _, rows = self._index.range_search(self._axes.coordinates(probe), radius)
         return np.asarray(rows, np.int64)
+
+
+def _kernel(folder: Path, index: Any, sample: PackedCodes, axes: CodeAxes, vectors: Vectors) -> Kernel:
+    centroids = library().vector_to_array(index.pq.centroids)
+    return Kernel(
+        every=_packed(index, has_ids=False),
+        sample=sample,
+        centroids=centroids.reshape(-1, NUM_CENTROIDS, index.pq.dsub),
+        fine=huge_pages.mapped(folder / FINE).reshape(-1, num_bytes(index.d)),
+        spreads=axes.spreads,
+        vectors=vectors,
+    )
+
+
+def _packed(index: Any, *, has_ids: bool) -> PackedCodes:
+    """The codes of an index with one list, as long as it is there."""
+    faiss = library()
+    lists, num_rows = faiss.downcast_InvertedLists(index.invlists), index.ntotal
+    num_bytes_all = -(-num_rows // CODES_IN_BLOCK) * CODES_IN_BLOCK * index.code_size
+    codes = faiss.rev_swig_ptr(lists.get_codes(0), num_bytes_all)
+    ids = faiss.rev_swig_ptr(lists.get_ids(0), num_rows) if has_ids else None
+    return PackedCodes(codes, ids, num_rows)

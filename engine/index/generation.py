@@ -5,7 +5,8 @@
     index/<n>/manifest.json   what it covers and the checksum of every file, its own included
     index/<n>/vectors.faiss   FAISS flat index, inner product of unit vectors
     index/<n>/template_ids.npy, identity_numbers.npy   uint64 of each row; template ids ascend
-    index/<n>/codes.*, sample.faiss   what the default search scans, see `engine.index.codes`
+    index/<n>/codes.*, sample.faiss, fine.codes, axes.npz
+                              what the default search scans, see `engine.index.codes`
     index/<n>/bound.*         what exact search scans, see `engine.index.exact`
 
 A generation of kind flat has neither codes nor bound.
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import CorruptDataError, NewerFormatError
+from engine.index import huge_pages
 from engine.index.alive import Alive, selector
 from engine.index.codes import Codes
 from engine.index.exact import TABLES as BOUND_TABLES
@@ -36,8 +38,8 @@ from engine.index.gpu import GpuSearcher
 from engine.index.parameters import CodeParameters
 from engine.types import Agreement, Columns, Vector, Vectors
 
-FORMAT_VERSION = 2
-"""1: flat only, and without parameters and agreement."""
+FORMAT_VERSION = 3
+"""1: flat only, and without parameters and agreement. 2: coded more coarsely, without fine codes."""
 FLAT = "flat"
 CODED = "codes"
 MANIFEST = "manifest.json"
@@ -85,11 +87,7 @@ def seal(manifest: Manifest) -> bytes:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(huge_pages.mapped(path).data).hexdigest()
 
 
 class Generation:
@@ -116,7 +114,8 @@ class Generation:
         self.identity_numbers: NDArray[np.uint64] = np.asarray(
             np.load(folder / IDENTITY_NUMBERS, mmap_mode="r")
         )
-        self.codes = Codes(folder, manifest.parameters) if manifest.parameters else None
+        parameters = manifest.parameters
+        self.codes = Codes(folder, parameters, self.vectors, self._similarities) if parameters else None
         self._on_device: GpuSearcher | None = None
         self._bound = BoundCode.open(folder, self.vectors) if BOUND_TABLES in manifest.files else None
 
@@ -194,10 +193,7 @@ class Generation:
             return *self._on_device.search(probes, num_rows, alive), None
         if self.codes is None:
             return *self.scan(probes, num_rows, alive), None
-        rows, radius = self.codes.nearest(probes, num_rows, alive)
-        similarities = self._similarities(probes, rows)
-        best = top(similarities, num_rows)
-        return np.take_along_axis(similarities, best, axis=1), np.take_along_axis(rows, best, axis=1), radius
+        return self.codes.search(probes, num_rows, alive)
 
     def scan(
         self, probes: Vectors, num_rows: int, alive: Alive
@@ -245,16 +241,6 @@ class Generation:
             faiss.swig_ptr(rows),
         )
         return similarities
-
-
-def top(similarities: NDArray[np.float32], num_rows: int) -> NDArray[np.intp]:
-    """Columns of the largest values of each row of float32[n, r], best first: int[n, min(r, num_rows)]."""
-    negated = -similarities
-    if num_rows >= similarities.shape[1]:
-        return np.argsort(negated, axis=1, kind="stable")
-    part = np.argpartition(negated, num_rows - 1, axis=1)[:, :num_rows]
-    order = np.argsort(np.take_along_axis(negated, part, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(part, order, axis=1)
 
 
 def read_manifest(folder: Path) -> Manifest:

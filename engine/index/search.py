@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from engine.index.alive import Alive, is_alive, without
 from engine.index.delta import Delta, Found
-from engine.index.generation import Generation, top
+from engine.index.generation import Generation
+from engine.index.top import top
 from engine.types import Columns, Vector, Vectors
 
 AMONG_ROWS_MAX = 4096

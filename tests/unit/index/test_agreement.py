@@ -10,7 +10,9 @@ import pytest
 from engine.errors import CorruptDataError
 from engine.index.agreement import measure, store_agreement
 from engine.index.build import build
+from engine.index.codes import Codes
 from engine.index.generation import MANIFEST, Generation, read_manifest
+from engine.index.parameters import CodeParameters
 from engine.types import Agreement, Columns, Vectors
 from tests.contract.naive import unit_vectors
 
@@ -48,7 +50,8 @@ def test_a_poor_search_is_found_out(tmp_path: Path, rng: np.random.Generator) ->
     right = make(tmp_path / "right", vectors, list(range(5000)), 0)
     wrong = make(tmp_path / "wrong", unit_vectors(rng, 5000, 32), list(range(5000)), 0)
     assert measure(right, 100, 1).top1 >= 0.99
-    right.codes = wrong.codes
+    few = CodeParameters(num_subquantisers=8, num_found=40, sample_step=1)
+    right.codes = Codes(wrong.folder, few, right.vectors, right._similarities)
     assert measure(right, 100, 1).top1 <= 0.5
 
 

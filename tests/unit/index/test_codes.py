@@ -14,7 +14,7 @@ from engine.errors import CorruptDataError, NewerFormatError
 from engine.index.build import build
 from engine.index.delta import UNCODED_ROWS_MAX
 from engine.index.generation import CODED, FLAT, IDENTITY_NUMBERS, MANIFEST, TEMPLATE_IDS, VECTORS, Generation
-from engine.index.parameters import TRAINING_ROWS_MIN, choose
+from engine.index.parameters import TRAINING_ROWS_MIN, num_subquantisers
 from engine.index.search import Snapshot
 from engine.types import Columns, Vectors
 from tests.contract.naive import unit_vectors
@@ -23,7 +23,7 @@ DIMENSION = 32
 NUM_ROWS = 20_000
 FILES = [
     MANIFEST, VECTORS, TEMPLATE_IDS, IDENTITY_NUMBERS, "codes.faiss", "codes.lists", "sample.faiss",
-    "bound.faiss", "bound.lists", "bound.npz",
+    "fine.codes", "axes.npz", "bound.faiss", "bound.lists", "bound.npz",
 ]  # fmt: skip
 
 
@@ -244,18 +244,11 @@ def test_an_open_generation_answers_after_its_files_are_gone(tmp_path: Path, vec
 def test_which_index_is_built_depends_on_the_number_of_rows_and_the_dimension(
     tmp_path: Path, vectors: Vectors
 ) -> None:
-    assert choose(50_000, 128) is None
-    few, many = choose(50_001, 128), choose(10_000_000, 128)
-    assert few is not None
-    assert many is not None
-    assert few.num_subquantisers == many.num_subquantisers == 64
-    assert few.num_reranked < many.num_reranked
-    assert choose(60_000, 131) is None
-    for dimension, num in ((64, 32), (130, 65), (255, 85), (512, 256), (1024, 512)):
-        chosen = choose(60_000, dimension)
-        assert chosen is not None
-        assert chosen.num_subquantisers == num
-    assert choose(TRAINING_ROWS_MIN, 128, 0) is None
+    assert num_subquantisers(50_000, 128) is None
+    assert num_subquantisers(60_000, 131) is None
+    for dimension, num in ((64, 16), (128, 32), (130, 65), (255, 85), (512, 128), (1024, 256)):
+        assert num_subquantisers(60_000, dimension) == num_subquantisers(10_000_000, dimension) == num
+    assert num_subquantisers(TRAINING_ROWS_MIN, 128, 0) is None
     assert make(tmp_path, vectors[:TRAINING_ROWS_MIN]).manifest.kind == FLAT
     assert make(tmp_path / "coded", vectors[: TRAINING_ROWS_MIN + 1]).manifest.kind == CODED
 

@@ -104,8 +104,8 @@ def test_another_contract_is_refused(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
     folder = make(tmp_path)
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    (folder / MANIFEST).write_bytes(seal(msgspec.structs.replace(manifest, format=3, checksum="")))
-    with pytest.raises(NewerFormatError, match="format 3"):
+    (folder / MANIFEST).write_bytes(seal(msgspec.structs.replace(manifest, format=4, checksum="")))
+    with pytest.raises(NewerFormatError, match="format 4"):
         Generation(folder, "digest")
 
 
