@@ -19,6 +19,8 @@ from benchmarks.probe_sets import SEED, ProbeSet
 from engine.errors import UnavailableError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
+from engine.index import huge_pages
+from engine.index.build import sync_one
 from engine.live_index import IndexSettings, report_nothing
 from engine.store.environment import StoreSettings
 from engine.store.records import FORMAT_VERSION
@@ -126,7 +128,12 @@ def scratch_copy(cache: Path, data: Path) -> Iterator[Path]:
     folder = cache.expanduser() / "scratch"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        yield copied(data, Path(temporary) / "data")
+        target = copied(data, Path(temporary) / "data")
+        # As a build leaves them: what is mapped next is read anew, by large pages where the kernel has them.
+        for path in (path for path in target.glob("galleries/*/index/*/*") if path.is_file()):
+            sync_one(path)
+            huge_pages.forget(path)
+        yield target
 
 
 def index_bytes(data: Path) -> int:

@@ -29,7 +29,7 @@ from engine.ranking import Ranking, Rows, ranked, rounding
 from engine.store.tables import Reader
 from engine.types import Candidate, Fusion, SearchOptions, Vector, Vectors
 
-ROWS_FETCHED_MIN = 300
+ROWS_FETCHED_MIN = 100
 """Templates fetched for a probe at the least; 3 x k x templates of an average identity where that is more."""
 ROWS_FETCHED_MAX = 16_384
 """Beyond this the candidates are found as for an exact search."""
@@ -94,7 +94,13 @@ class _Search:
         self._num_having = counted[0][0] if counted else self._state.num_identities
         self._is_among = bool(self._attributes) and self._is_among_better()
         """Whether only the rows of the identities that match the filter are compared."""
-        self._ranking = Ranking(reader, question.now_ms, self._attributes)
+        # Of an older snapshot's rows some may be gone: only the store knows.
+        is_one_state = snapshot.sequence == self._state.sequence
+        self._ranking = (
+            Ranking(reader, question.now_ms, self._attributes, snapshot.vectors_of)
+            if is_one_state
+            else Ranking(reader, question.now_ms, self._attributes)
+        )
 
     @property
     def is_nobody_asked_for(self) -> bool:

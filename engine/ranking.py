@@ -8,7 +8,7 @@ decided by comparing the stored vectors again, as `verify` compares them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,6 +26,8 @@ _GROWTH = 8
 
 Rows: TypeAlias = tuple[NDArray[np.float32], NDArray[np.uint64], NDArray[np.uint64]]
 """Similarities, template ids and identity numbers of one probe's nearest templates, best first."""
+VectorsOf: TypeAlias = Callable[[NDArray[np.uint64]], Vectors | None]
+"""Vectors float32[n, d] of templates uint64[n]; None: not at hand."""
 
 
 @dataclass
@@ -48,9 +50,19 @@ def rounding(dimension: int) -> float:
 class Ranking:
     """Ranks identities for the probes of one call, as one view of the store knows them. Of one thread."""
 
-    def __init__(self, reader: Reader, now_ms: int, attributes: Sequence[tuple[str, str]]):
-        """`attributes`, names and values, are those that an identity must have; the rarest first."""
+    def __init__(
+        self,
+        reader: Reader,
+        now_ms: int,
+        attributes: Sequence[tuple[str, str]],
+        vectors_of: VectorsOf = lambda _template_ids: None,
+    ):
+        """`attributes`, names and values, are those that an identity must have; the rarest first.
+
+        `vectors_of` has the vectors of templates at hand, or None; the store is asked for them then.
+        """
         self._reader = reader
+        self._vectors_of = vectors_of
         self._attributes = attributes
         self._now_ms = now_ms
         # Housekeeping removes who expired within seconds: mostly there is nobody to look out for.
@@ -119,7 +131,8 @@ class Ranking:
         """What the scan gave for the first row of each identity."""
         ids, gone = self._ids, self._gone
         floor = -math.inf
-        columns = (column[:size].tolist() for column in rows)
+        columns = [column[:size].tolist() for column in rows]
+        self._find_first(columns[2][: k + 1])
         for found, template_id, number in zip(*columns, strict=True):
             if found < floor or found == -math.inf:
                 return choice, True
@@ -145,13 +158,16 @@ class Ranking:
         """Cosines in float64 of each choice's rows; None where a template of it is gone."""
         flat = [template_id for choice in choices for template_id in choice.template_ids]
         sizes = [len(choice.template_ids) for choice in choices]
-        probe_of = np.repeat(probes, sizes)
+        probe_of = np.repeat(probes, sizes) if len(wide) > 1 else None
         similarities: list[float] = []
         is_any_missing = False
         for start in range(0, len(flat), COMPARED_AT_ONCE):
             block = flat[start : start + COMPARED_AT_ONCE]
-            vectors, missing = self._reader.vectors(block, wide.shape[1])
-            similarities += _cosines(vectors, wide[probe_of[start : start + COMPARED_AT_ONCE]])
+            vectors, missing = self._vectors_of(np.array(block, np.uint64)), list[int]()
+            if vectors is None:
+                vectors, missing = self._reader.vectors(block, wide.shape[1])
+            of_each = wide if probe_of is None else wide[probe_of[start : start + COMPARED_AT_ONCE]]
+            similarities += _cosines(vectors, of_each)
             self._gone.update(block[row] for row in missing)
             is_any_missing = is_any_missing or bool(missing)
         compared: list[list[float] | None] = []
@@ -173,6 +189,12 @@ class Ranking:
             for number, (similarity, template_id) in best.items()
         ]
         return ranked(candidates, k)
+
+    def _find_first(self, identity_numbers: Sequence[int]) -> None:
+        """Look up in one go those that will be asked for in any case."""
+        if not (self._is_any_expired or self._attributes):
+            unknown = [number for number in identity_numbers if number not in self._ids]
+            self._ids.update(self._reader.identity_ids(unknown))
 
     def _find(self, identity_number: int) -> str | None:
         """Id of an identity that may be a candidate; None where it is removed, expired or not asked for."""
@@ -196,7 +218,7 @@ def ranked(candidates: Sequence[Candidate], k: int) -> tuple[Candidate, ...]:
 
 
 def _cosines(vectors: Vectors, wide: NDArray[np.float64]) -> list[float]:
-    """Cosine of each vector float32[n, d] with the row of `wide` beside it, as engine.vectors.similarity."""
+    """Cosine of each vector float32[n, d] with the row of `wide` beside it, or its one row."""
     # vecdot and not a product of matrices: it adds as the dot product of two single vectors does, to the bit.
-    cosines: list[float] = np.clip(np.vecdot(vectors.astype(np.float64), wide), -1.0, 1.0).tolist()
-    return cosines
+    cosines: list[float] = np.vecdot(vectors.astype(np.float64), wide).tolist()
+    return [max(-1.0, min(1.0, cosine)) for cosine in cosines]

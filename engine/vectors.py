@@ -54,8 +54,11 @@ def check_units(vectors: Vectors, dimension: int) -> None:
         raise InvalidVectorError(
             f"probes are {vectors.dtype}{list(vectors.shape)}, the gallery takes float32[n, {dimension}]"
         )
-    with np.errstate(invalid="ignore", over="ignore"):
-        is_fine = np.abs(np.vecdot(vectors, vectors) - 1.0) <= 2 * UNIT_TOLERANCE
+    if len(vectors) == 1:  # a tenth of the time that many at once cost
+        is_fine = np.array(abs(float(vectors[0].dot(vectors[0])) - 1.0) <= 2 * UNIT_TOLERANCE)
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):
+            is_fine = np.abs(np.vecdot(vectors, vectors) - 1.0) <= 2 * UNIT_TOLERANCE
     if not is_fine.all():
         row = int(np.argmin(is_fine))
         raise InvalidVectorError(f"probe {row} holds NaN or Inf, or is not of unit length")

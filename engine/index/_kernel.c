@@ -147,7 +147,7 @@ AVX512 static inline __attribute__((always_inline)) __m512i block_512(const uint
     return ordered_512(a, b, c, d);
 }
 
-// Whole quads of slots at once; the codes of 128 dimensions make 8 of them, which the compiler then keeps in registers.
+// Whole quads of slots at once; the codes of 128 dimensions make 4 or 8 of them, which stay in registers.
 #define NEXT_512(NAME, NUM_SLOTS)                                                                                   \
     AVX512 static int64_t NAME(const uint8_t *packed, int64_t block, int64_t end, const uint8_t *tables,            \
                                int64_t num_slots, uint16_t limit, uint16_t *sums, uint32_t *found) {                \
@@ -164,6 +164,7 @@ AVX512 static inline __attribute__((always_inline)) __m512i block_512(const uint
         }                                                                                                           \
         return block;                                                                                               \
     }
+NEXT_512(next_512_of_16, 16)
 NEXT_512(next_512_of_32, 32)
 NEXT_512(next_512, num_slots)
 
@@ -229,6 +230,7 @@ typedef int64_t (*next_block)(const uint8_t *, int64_t, int64_t, const uint8_t *
                               uint32_t *);
 
 static next_block next_of(int level, int64_t num_slots) {
+    if (level == 2 && num_slots == 16) return next_512_of_16;
     if (level == 2 && num_slots == 32) return next_512_of_32;
     return level == 2 && num_slots % 4 == 0 ? next_512 : next_256;
 }

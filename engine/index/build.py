@@ -86,12 +86,12 @@ def build(
     temporary = index_folder / f"{number}.building"
     shutil.rmtree(temporary, ignore_errors=True)
     num_rows, dimension = columns.vectors.shape
-    num_codes = num_subquantisers(num_rows, dimension, flat_rows_max)
+    sizes = num_subquantisers(num_rows, dimension, flat_rows_max)
     try:
         # Not what lies above it: where the gallery was deleted meanwhile it must stay so.
         index_folder.mkdir(exist_ok=True)
         temporary.mkdir()
-        names, parameters = _write_all(temporary, columns, num_codes, progress)
+        names, parameters = _write_all(temporary, columns, sizes, progress)
         manifest = Manifest(
             number=number,
             sequence=sequence,
@@ -130,14 +130,14 @@ def remove_other_generations(index_folder: Path, keep: int) -> None:
 
 
 def _write_all(
-    folder: Path, columns: Columns, num_codes: int | None, progress: Callable[[int, int], None]
+    folder: Path, columns: Columns, sizes: tuple[int, ...], progress: Callable[[int, int], None]
 ) -> tuple[list[str], CodeParameters | None]:
-    if num_codes is None:
+    if not sizes:
         return _write(folder, columns), None
     # FAISS and numpy work without the interpreter's lock: on two cores the codes cost no time of their own.
     with futures.ThreadPoolExecutor(1, "build") as beside:
         rest = beside.submit(_write_with_bound, folder, columns)
-        names, parameters = codes.write(folder, columns, num_codes, progress)
+        names, parameters = codes.write(folder, columns, sizes, progress)
         return names + rest.result(), parameters
 
 

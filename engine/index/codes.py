@@ -14,7 +14,7 @@ The scan is `engine.index.kernel`'s; where there is none FAISS scans, and all ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from engine.index import huge_pages, mapped_lists
 from engine.index.alive import Alive, selector
 from engine.index.code_axes import CodeAxes
-from engine.index.depth import NUM_PROBES, num_found
+from engine.index.depth import NUM_PROBES, is_enough, num_found
 from engine.index.faiss_library import library
 from engine.index.fine_codes import FineCoder, num_bytes
 from engine.index.kernel import Extent, Kernel, PackedCodes, is_available
@@ -53,23 +53,20 @@ Compare = Callable[[Vectors, Rows], Similarities]
 
 
 def write(
-    folder: Path, columns: Columns, num_subquantisers: int, progress: Callable[[int, int], None]
+    folder: Path, columns: Columns, sizes: Sequence[int], progress: Callable[[int, int], None]
 ) -> tuple[list[str], CodeParameters]:
     """Train, encode and write; returns the names of the files and what they are.
 
-    The same rows give the same files. `progress(done, total)` in rows. Raises OSError or RuntimeError.
+    Of `sizes`, ascending numbers of sub-quantisers, the first that suffices is taken. The same rows give the
+    same files. `progress(done, total)` in rows. Raises OSError or RuntimeError.
     """
     faiss = library()
     vectors = columns.vectors
-    num_rows, dimension = vectors.shape
+    num_rows = len(vectors)
     order = np.random.default_rng(_SEED).permutation(num_rows)
-    training = vectors[np.sort(order[:TRAINING_ROWS_MAX])]
-    axes = CodeAxes.fitted(training, num_subquantisers)
-    index = faiss.IndexIVFPQFastScan(
-        faiss.IndexFlatL2(dimension), dimension, 1, num_subquantisers, 4, faiss.METRIC_L2
-    )
-    index.by_residual = False  # with a single list it changes nothing but the time of a search
-    index.train(axes.coordinates(training))
+    chosen = np.sort(order[:TRAINING_ROWS_MAX])
+    training = Columns(columns.template_ids[chosen], columns.identity_numbers[chosen], vectors[chosen])
+    axes, index = _trained(training, sizes)
     sample = faiss.clone_index(index)
     coder = FineCoder(axes)
     with (folder / FINE).open("wb") as file:
@@ -82,14 +79,27 @@ def write(
     every = _packed(index, has_ids=False)
     kernel = _kernel(folder, index, every, axes, vectors) if is_available() else None
     found = num_found(index, columns, axes.coordinates(vectors[probes]), probes, kernel)
-    parameters = CodeParameters(
-        num_subquantisers=num_subquantisers, num_found=found, sample_step=sample_step(found)
-    )
+    parameters = CodeParameters(num_subquantisers=index.pq.M, num_found=found, sample_step=sample_step(found))
     chosen = np.sort(order[: max(1, num_rows // parameters.sample_step)])
     sample.add_with_ids(axes.coordinates(vectors[chosen]), chosen)
     faiss.write_index(sample, str(folder / SAMPLE))
     axes.write(folder / AXES)
     return [*mapped_lists.write(index, folder, CODES), SAMPLE, FINE, AXES], parameters
+
+
+def _trained(training: Columns, sizes: Sequence[int]) -> tuple[CodeAxes, Any]:
+    """Axes and an empty index of the first of the sizes that suffices, the last in any case."""
+    for size in sizes:
+        axes = CodeAxes.fitted(training.vectors, size)
+        coordinates = axes.coordinates(training.vectors)
+        dimension = coordinates.shape[1]
+        faiss = library()
+        index = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(dimension), dimension, 1, size, 4, faiss.METRIC_L2)
+        index.by_residual = False  # with a single list it changes nothing but the time of a search
+        index.train(coordinates)
+        if size == sizes[-1] or is_enough(index, training, coordinates):
+            break
+    return axes, index
 
 
 class Codes:
@@ -115,16 +125,18 @@ class Codes:
         num_wanted = max(self._parameters.num_found, _FOUND_FACTOR * num_rows)
         if self.kernel is None:
             return *self._search_faiss(probes, num_rows, num_wanted, alive), None
+        if len(probes) == 1:
+            similarities, rows, radii = self._search_block(self.kernel, probes, num_rows, num_wanted, alive)
+            # Where fewer than asked for are there, rows at any distance matter.
+            return similarities, rows, float(radii[0]) if rows[0, -1] >= 0 else None
         parts = [
             self._search_block(
                 self.kernel, probes[start : start + _BLOCK_PROBES], num_rows, num_wanted, alive
             )
             for start in range(0, len(probes), _BLOCK_PROBES)
         ]
-        similarities, rows, radii = (np.concatenate(part) for part in zip(*parts, strict=True))
-        # Where fewer than asked for are there, rows at any distance matter.
-        is_within = len(probes) == 1 and rows[0, -1] >= 0
-        return similarities, rows, float(radii[0]) if is_within else None
+        similarities, rows, _ = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return similarities, rows, None
 
     def _search_block(
         self, kernel: Kernel, probes: Vectors, num_rows: int, num_wanted: int, alive: Alive
@@ -136,7 +148,7 @@ class Codes:
         similarities, rows, radii = kernel.nearest(probes, coordinates, alive, extent)
         # The sample may have had too few living rows, or the limit too few rows: without a limit, then.
         is_short = rows[:, -1] < 0
-        if is_short.any():
+        if is_short.any() and extent.rank:
             similarities[is_short], rows[is_short], radii[is_short] = kernel.nearest(
                 probes[is_short], coordinates[is_short], alive, replace(extent, rank=0)
             )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.index.codes import Codes, Segment
 from engine.index.exact_frame import gamma
+from engine.index.places import places
 from engine.types import Columns, Vector, Vectors
 
 DELTA_ROWS_FIRST = 1024
@@ -88,11 +89,8 @@ class Delta:
         alive = np.ones(num_rows, np.bool_)
         alive[:first] = self._alive
         ids = memory.columns.template_ids[:num_rows]
-        gone = np.asarray(removed, np.uint64)
-        rows = np.searchsorted(ids, gone)
-        is_here = rows < num_rows
-        is_here[is_here] = ids[rows[is_here]] == gone[is_here]
-        alive[rows[is_here]] = False
+        gone = places(ids, np.asarray(removed, np.uint64))
+        alive[gone[gone >= 0]] = False
         vectors = memory.columns.vectors[:num_rows]
         return Delta(memory, num_rows, alive, _coded(self._segment, vectors, codes) if codes else None)
 
@@ -136,6 +134,19 @@ class Delta:
         """Every living row with a cosine of at least `floor`, and some a rounding error below: [1, r]."""
         lowered = np.nextafter(np.float32(floor - 1.01 * gamma(len(probe))), np.float32(-np.inf))
         return self.above(probe[None], np.array([lowered], np.float32))
+
+    def rows_of(self, template_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Row int64[n] of each template, living or not; -1 where it is not here."""
+        return places(self._memory.columns.template_ids[: self.num_rows], template_ids)
+
+    @property
+    def dimension(self) -> int:
+        """Floats of a row."""
+        return int(self._memory.columns.vectors.shape[1])
+
+    def vectors_of(self, rows: NDArray[np.int64]) -> Vectors:
+        """A copy of these rows' vectors."""
+        return self._memory.columns.vectors[rows]
 
     def of_identities(self, identity_numbers: NDArray[np.uint64]) -> Columns:
         """The living rows of these identities."""

@@ -36,6 +36,7 @@ from engine.index.exact_frame import gamma
 from engine.index.faiss_library import library
 from engine.index.gpu import GpuSearcher
 from engine.index.parameters import CodeParameters
+from engine.index.places import places
 from engine.types import Agreement, Columns, Vector, Vectors
 
 FORMAT_VERSION = 3
@@ -156,11 +157,8 @@ class Generation:
         weakref.finalize(self, self._on_device.close)
 
     def rows_of(self, template_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Rows int64[r] of those of the templates that are covered."""
-        rows = np.searchsorted(self.template_ids, template_ids)
-        is_in = rows < self.num_rows
-        is_in[is_in] = self.template_ids[rows[is_in]] == template_ids[is_in]
-        return rows[is_in]
+        """Row int64[n] of each template uint64[n]; -1 where it is not covered."""
+        return places(self.template_ids, template_ids)
 
     def rows_of_identities(self, identity_numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Rows int64[r] of these identities uint64[m], each once."""

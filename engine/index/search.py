@@ -122,10 +122,31 @@ class Snapshot:
             best = _merged([best, _compared(probes, block)], num_rows)
         return best
 
+    def vectors_of(self, template_ids: NDArray[np.uint64]) -> Vectors | None:
+        """Vectors float32[n, d] of templates uint64[n], living or not; None where one is not here.
+
+        Bit by bit those that the store had when they were added.
+        """
+        if self.generation is not None and self.generation.num_rows:
+            rows = self.generation.rows_of(template_ids)
+            is_older = rows >= 0
+            vectors: Vectors = self.generation.vectors[rows]
+            if is_older.all():
+                return vectors
+        else:
+            is_older = np.zeros(len(template_ids), np.bool_)
+            vectors = np.empty((len(template_ids), self.delta.dimension), np.float32)
+        rows = self.delta.rows_of(template_ids[~is_older])
+        if (rows < 0).any():
+            return None
+        vectors[~is_older] = self.delta.vectors_of(rows)
+        return vectors
+
     def _without(self, removed: Sequence[int]) -> tuple[Alive, int]:
         if self.generation is None or not len(removed):
             return self.alive, self.num_removed
         rows = np.unique(self.generation.rows_of(np.asarray(removed, np.uint64)))
+        rows = rows[rows >= 0]
         rows = rows[is_alive(rows, self.alive)]
         if not len(rows):
             return self.alive, self.num_removed

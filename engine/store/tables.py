@@ -85,6 +85,7 @@ class Reader:
     def __init__(self, transaction: lmdb.Transaction[bytes], tables: Tables):
         self._transaction = transaction
         self._tables = tables
+        self._state: State | None = None
 
     def _get(self, table: str, key: bytes) -> bytes | None:
         # LMDB refuses empty keys: nothing is stored under one.
@@ -98,7 +99,10 @@ class Reader:
 
     def state(self) -> State:
         """Counters. Raises CorruptDataError, NewerFormatError."""
-        return records.unpack_state(self._need("meta", b"state"))
+        # A search asks several times.
+        if self._state is None:
+            self._state = records.unpack_state(self._need("meta", b"state"))
+        return self._state
 
     def format(self) -> int:
         """Format that the store was last written in. Raises CorruptDataError."""
@@ -126,6 +130,15 @@ class Reader:
         data = self._get("numbers", records.key(identity_number))
         return None if data is None else records.unpack(data, str)
 
+    def identity_ids(self, identity_numbers: Iterable[int]) -> dict[int, str | None]:
+        """As `identity_id`, for many."""
+        number_of = {records.key(number): number for number in identity_numbers}
+        found: dict[int, str | None] = dict.fromkeys(number_of.values())
+        with self._transaction.cursor(self._tables["numbers"]) as cursor:
+            for key, data in cursor.getmulti(list(number_of)):
+                found[number_of[key]] = records.unpack(data, str)
+        return found
+
     def template(self, template_id: int) -> TemplateRecord | None:
         """One template, or None where it was removed."""
         data = self._get("templates", records.key(template_id))
@@ -133,17 +146,11 @@ class Reader:
 
     def vectors(self, template_ids: Sequence[int], dimension: int) -> tuple[Vectors, list[int]]:
         """Vectors float32[n, d] of these templates, and the rows of those removed, which hold zeros."""
-        get, table, key = self._transaction.get, self._tables["templates"], records.key
-        found: list[bytes] = []
-        missing: list[int] = []
+        keys = [records.key(template_id) for template_id in template_ids]
+        there = dict(self.template_rows_of(keys))
         nothing = bytes(4 * dimension)
-        for row, template_id in enumerate(template_ids):
-            data = get(key(template_id), db=table)
-            if data is None:
-                missing.append(row)
-                found.append(nothing)
-            else:
-                found.append(records.vector_bytes(data, dimension))
+        missing = [row for row, key in enumerate(keys) if key not in there]
+        found = [records.vector_bytes(there[key], dimension) if key in there else nothing for key in keys]
         joined = np.frombuffer(b"".join(found), "<f4")
         return joined.reshape(len(template_ids), dimension), missing
 
@@ -246,6 +253,10 @@ class Writer(Reader):
     def _delete(self, table: str, key: bytes) -> None:
         self.num_changes += 1
         self._transaction.delete(key, db=self._tables[table])
+
+    def state(self) -> State:
+        """As it is now: this transaction changes it, and what fails is taken back."""
+        return records.unpack_state(self._need("meta", b"state"))
 
     def put_state(self, state: State) -> None:
         """Write the counters."""

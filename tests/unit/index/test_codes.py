@@ -244,11 +244,11 @@ def test_an_open_generation_answers_after_its_files_are_gone(tmp_path: Path, vec
 def test_which_index_is_built_depends_on_the_number_of_rows_and_the_dimension(
     tmp_path: Path, vectors: Vectors
 ) -> None:
-    assert num_subquantisers(50_000, 128) is None
-    assert num_subquantisers(60_000, 131) is None
-    for dimension, num in ((64, 16), (128, 32), (130, 65), (255, 85), (512, 128), (1024, 256)):
-        assert num_subquantisers(60_000, dimension) == num_subquantisers(10_000_000, dimension) == num
-    assert num_subquantisers(TRAINING_ROWS_MIN, 128, 0) is None
+    assert num_subquantisers(50_000, 128) == ()
+    assert num_subquantisers(60_000, 131) == ()
+    for dimension, sizes in ((64, (8, 16)), (128, (16, 32)), (130, (65,)), (255, (85,)), (512, (64, 128))):
+        assert num_subquantisers(60_000, dimension) == num_subquantisers(10_000_000, dimension) == sizes
+    assert num_subquantisers(TRAINING_ROWS_MIN, 128, 0) == ()
     assert make(tmp_path, vectors[:TRAINING_ROWS_MIN]).manifest.kind == FLAT
     assert make(tmp_path / "coded", vectors[: TRAINING_ROWS_MIN + 1]).manifest.kind == CODED
 
