@@ -59,9 +59,20 @@ struct within {
     uint16_t limit;
 };
 
-struct histogram {
-    uint32_t *counts;
+// A block of the scan with rows within the limit.
+struct hit {
+    uint16_t sums[ROWS_PER_BLOCK];
+    int64_t block;
+    uint32_t rows;           // a bit for each that is
+};
+
+// All that one call needs beside its answers, in one piece.
+struct memory {
+    uint8_t *piece;
+    int64_t used;
+    uint32_t *histogram;
     int64_t num_sums;
+    struct hit *hits;        // of one tile, and one more
 };
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -147,35 +158,38 @@ AVX512 static inline __attribute__((always_inline)) __m512i block_512(const uint
     return ordered_512(a, b, c, d);
 }
 
-// Whole quads of slots at once; the codes of 128 dimensions make 4 or 8 of them, which stay in registers.
-#define NEXT_512(NAME, NUM_SLOTS)                                                                                   \
+// Whole quads of slots at once; the codes of 128 dimensions make 4 or 8 of them, which stay in registers. That a
+// block has rows within the limit is not foreseen by the processor: none of its branches depends on it.
+#define SCAN_512(NAME, NUM_SLOTS)                                                                                   \
     AVX512 static int64_t NAME(const uint8_t *packed, int64_t block, int64_t end, const uint8_t *tables,            \
-                               int64_t num_slots, uint16_t limit, uint16_t *sums, uint32_t *found) {                \
+                               int64_t num_slots, uint16_t limit, struct hit *hits) {                               \
+        const __m512i most = _mm512_set1_epi16((short)limit);                                                       \
+        int64_t count = 0;                                                                                          \
         (void)num_slots;                                                                                            \
         for (; block < end; block++) {                                                                              \
             const uint8_t *codes = packed + block * (NUM_SLOTS) * 16;                                               \
             fetch(codes + READ_AHEAD, (NUM_SLOTS) * 16);                                                            \
-            const __m512i all = block_512(codes, tables, (NUM_SLOTS));                                              \
-            *found = _mm512_cmple_epu16_mask(all, _mm512_set1_epi16((short)limit));                                 \
-            if (*found) {                                                                                           \
-                _mm512_storeu_si512(sums, all);                                                                     \
-                break;                                                                                              \
-            }                                                                                                       \
+            const __m512i sums = block_512(codes, tables, (NUM_SLOTS));                                             \
+            hits[count].rows = _mm512_cmple_epu16_mask(sums, most);                                                 \
+            hits[count].block = block;                                                                              \
+            _mm512_storeu_si512(hits[count].sums, sums);                                                            \
+            count += hits[count].rows != 0;                                                                         \
         }                                                                                                           \
-        return block;                                                                                               \
+        return count;                                                                                               \
     }
-NEXT_512(next_512_of_16, 16)
-NEXT_512(next_512_of_32, 32)
-NEXT_512(next_512, num_slots)
+SCAN_512(scan_512_of_16, 16)
+SCAN_512(scan_512_of_32, 32)
+SCAN_512(scan_512, num_slots)
 
 AVX2 static inline __m128i halves_added(__m256i both) {
     return _mm_add_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
 }
 
-AVX2 static int64_t next_256(const uint8_t *packed, int64_t block, int64_t end, const uint8_t *tables,
-                             int64_t num_slots, uint16_t limit, uint16_t *sums, uint32_t *found) {
+AVX2 static int64_t scan_256(const uint8_t *packed, int64_t block, int64_t end, const uint8_t *tables,
+                             int64_t num_slots, uint16_t limit, struct hit *hits) {
     const __m256i nibble = _mm256_set1_epi8(15);
     const __m128i most = _mm_set1_epi16((short)limit);
+    int64_t count = 0;
     for (; block < end; block++) {
         const uint8_t *codes = packed + block * num_slots * 16;
         __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
@@ -193,24 +207,24 @@ AVX2 static int64_t next_256(const uint8_t *packed, int64_t block, int64_t end, 
         a = _mm256_sub_epi16(a, _mm256_slli_epi16(b, 8));
         c = _mm256_sub_epi16(c, _mm256_slli_epi16(d, 8));
         const __m128i quarters[4] = {halves_added(a), halves_added(b), halves_added(c), halves_added(d)};
-        uint32_t within = 0;
+        uint32_t rows = 0;
         for (int i = 0; i < 4; i++) {
             const __m128i is_in = _mm_cmpeq_epi16(_mm_min_epu16(quarters[i], most), quarters[i]);
-            within |= (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(is_in, _mm_setzero_si128())) << (8 * i);
+            rows |= (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(is_in, _mm_setzero_si128())) << (8 * i);
+            _mm_storeu_si128((__m128i *)(hits[count].sums + 8 * i), quarters[i]);
         }
-        if (!within) continue;
-        for (int i = 0; i < 4; i++) _mm_storeu_si128((__m128i *)(sums + 8 * i), quarters[i]);
-        *found = within;
-        break;
+        hits[count].rows = rows;
+        hits[count].block = block;
+        count += rows != 0;
     }
-    return block;
+    return count;
 }
 
 // Keep the `wanted` rows with the least sums, in their order, and have the limit say so.
-static void keep_least(struct within *of, int64_t wanted, struct histogram *histogram) {
-    uint32_t *counts = histogram->counts;
+static void keep_least(struct within *of, int64_t wanted, struct memory *memory) {
+    uint32_t *counts = memory->histogram;
     if (of->count <= wanted) return;
-    memset(counts, 0, histogram->num_sums * sizeof *counts);
+    memset(counts, 0, memory->num_sums * sizeof *counts);
     for (int64_t i = 0; i < of->count; i++) counts[of->sums[i]]++;
     int64_t below = 0;
     uint32_t last = 0;
@@ -226,35 +240,34 @@ static void keep_least(struct within *of, int64_t wanted, struct histogram *hist
     of->limit = (uint16_t)last;
 }
 
-typedef int64_t (*next_block)(const uint8_t *, int64_t, int64_t, const uint8_t *, int64_t, uint16_t, uint16_t *,
-                              uint32_t *);
+typedef int64_t (*scan_blocks)(const uint8_t *, int64_t, int64_t, const uint8_t *, int64_t, uint16_t, struct hit *);
 
-static next_block next_of(int level, int64_t num_slots) {
-    if (level == 2 && num_slots == 16) return next_512_of_16;
-    if (level == 2 && num_slots == 32) return next_512_of_32;
-    return level == 2 && num_slots % 4 == 0 ? next_512 : next_256;
+static scan_blocks scan_of(int level, int64_t num_slots) {
+    if (level == 2 && num_slots == 16) return scan_512_of_16;
+    if (level == 2 && num_slots == 32) return scan_512_of_32;
+    return level == 2 && num_slots % 4 == 0 ? scan_512 : scan_256;
 }
 
-// Add the living rows from `start` up to `end` within the limit; `start` is the first of a block.
-static void scan(const struct codes *in, const struct question *asked, int64_t num_slots, next_block next,
-                 int64_t start, int64_t end, int64_t wanted, struct within *to, struct histogram *histogram) {
+// Add the living rows of a tile from `start` on that are within the limit; then keep no more than `wanted` of all.
+static void scan(const struct codes *in, const struct question *asked, int64_t num_slots, scan_blocks scan_tile,
+                 int64_t start, int64_t wanted, struct within *to, struct memory *memory) {
+    const int64_t end = start + TILE_ROWS < in->num_rows ? start + TILE_ROWS : in->num_rows;
     const int64_t last = (end + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
-    uint16_t sums[ROWS_PER_BLOCK];
-    uint32_t found = 0;
-    for (int64_t block = start / ROWS_PER_BLOCK; block < last; block++) {
-        block = next(in->packed, block, last, to->tables, num_slots, to->limit, sums, &found);
-        const int64_t row = block * ROWS_PER_BLOCK;
-        if (block == last) break;
+    const int64_t count = scan_tile(in->packed, start / ROWS_PER_BLOCK, last, to->tables, num_slots, to->limit,
+                                    memory->hits);
+    for (const struct hit *hit = memory->hits; hit < memory->hits + count; hit++) {
+        const int64_t row = hit->block * ROWS_PER_BLOCK;
+        uint32_t found = hit->rows;
         if (end - row < ROWS_PER_BLOCK) found &= (1u << (end - row)) - 1;
         for (; found; found &= found - 1) {
             const int place = __builtin_ctz(found);
             const uint64_t id = in->ids ? (uint64_t)in->ids[row + place] : (uint64_t)(row + place);
-            if (!is_alive(asked, id)) continue;
             to->rows[to->count] = (uint32_t)id;
-            to->sums[to->count++] = sums[place];
+            to->sums[to->count] = hit->sums[place];
+            to->count += is_alive(asked, id);
         }
-        if (to->count > to->capacity - ROWS_PER_BLOCK) keep_least(to, wanted, histogram);
     }
+    if (to->count > to->capacity - TILE_ROWS - 1) keep_least(to, wanted, memory);
 }
 
 // What the fine codes say of a row: the larger the nearer. sum over the axes of level x weight + level^2 x
@@ -423,12 +436,6 @@ static void make_weights(const struct gallery *in, const float *probe, int8_t *w
     }
 }
 
-// All that one call needs beside its answers, in one piece.
-struct memory {
-    uint8_t *piece;
-    int64_t used;
-};
-
 static void *part(struct memory *of, int64_t num_bytes) {
     void *found = of->piece ? of->piece + of->used : NULL;
     of->used += (num_bytes + LINE - 1) / LINE * LINE;
@@ -440,9 +447,9 @@ static void *part(struct memory *of, int64_t num_bytes) {
 int identiface_nearest(const struct gallery *in, const struct question *asked, int level, int64_t *rows,
                        float *similarities, float *radii) {
     const int64_t num_slots = (in->num_subquantisers + 1) / 2 * 2, wanted = asked->num_found;
-    const int64_t capacity = 4 * (wanted > asked->rank ? wanted : asked->rank) + ROWS_PER_BLOCK;
-    const next_block next = next_of(level, num_slots);
-    struct histogram histogram = {NULL, num_slots * 255 + 1};
+    const int64_t capacity = 2 * (wanted > asked->rank ? wanted : asked->rank) + 2 * TILE_ROWS;
+    const scan_blocks scan_tile = scan_of(level, num_slots);
+    struct memory memory = {.num_sums = num_slots * 255 + 1};
     struct within *found = NULL;
     uint8_t *tables = NULL;
     uint32_t *found_rows = NULL;
@@ -450,10 +457,10 @@ int identiface_nearest(const struct gallery *in, const struct question *asked, i
     int8_t *weights = NULL;
     float *values = NULL;
     int64_t *finer = NULL;
-    struct memory memory = {NULL, 0};
     for (int pass = 0; pass < 2; pass++) {  // first to know how much
         memory.used = 0;
-        histogram.counts = part(&memory, histogram.num_sums * sizeof *histogram.counts);
+        memory.histogram = part(&memory, memory.num_sums * sizeof *memory.histogram);
+        memory.hits = part(&memory, (TILE_ROWS / ROWS_PER_BLOCK + 1) * sizeof *memory.hits);
         found = part(&memory, asked->num_probes * sizeof *found);
         tables = part(&memory, asked->num_probes * num_slots * CENTROIDS);
         weights = part(&memory, 4 * in->fine_bytes);
@@ -469,18 +476,18 @@ int identiface_nearest(const struct gallery *in, const struct question *asked, i
                                found_sums + i * capacity, 0, capacity, 0, 0, 65535};
         make_tables(in, asked->rotated + i * in->dimension, num_slots, one);
         if (!asked->rank) continue;
-        scan(&in->sample, asked, num_slots, next, 0, in->sample.num_rows, asked->rank, one, &histogram);
-        keep_least(one, asked->rank, &histogram);
+        for (int64_t start = 0; start < in->sample.num_rows; start += TILE_ROWS) {
+            scan(&in->sample, asked, num_slots, scan_tile, start, asked->rank, one, &memory);
+            keep_least(one, asked->rank, &memory);
+        }
         if (one->count < asked->rank) one->limit = 65535;
         one->count = 0;
     }
-    for (int64_t start = 0; start < in->all.num_rows; start += TILE_ROWS) {
-        const int64_t end = start + TILE_ROWS < in->all.num_rows ? start + TILE_ROWS : in->all.num_rows;
+    for (int64_t start = 0; start < in->all.num_rows; start += TILE_ROWS)
         for (int64_t i = 0; i < asked->num_probes; i++)
-            scan(&in->all, asked, num_slots, next, start, end, wanted, found + i, &histogram);
-    }
+            scan(&in->all, asked, num_slots, scan_tile, start, wanted, found + i, &memory);
     for (int64_t i = 0; i < asked->num_probes; i++) {
-        keep_least(found + i, wanted, &histogram);
+        keep_least(found + i, wanted, &memory);
         radii[i] = found[i].offset + (found[i].limit + 0.5f) / found[i].scale;
         make_weights(in, asked->rotated + i * in->dimension, weights);
         const int64_t num = refine(in, weights, found + i, level, asked->num_compared, values, finer);
