@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,9 +27,9 @@ from tqdm import tqdm
 from benchmarks.cache import add_option
 from benchmarks.contestants import Contestant, measured_agreement, our_search, rival_contestant
 from benchmarks.enrolled import enrolled, index_bytes, opened
-from benchmarks.machine import write_report
+from benchmarks.machine import report_path, write_report
 from benchmarks.measuring import Rounds, Timings, alternate
-from benchmarks.plots import Curve, plot_path, plot_recall_against_throughput
+from benchmarks.plots import Curve, plot_recall_against_throughput
 from benchmarks.probe_sets import KINDS, SEED, ProbeSet, load_set
 from benchmarks.rivals import RIVALS, Rival, is_built
 from benchmarks.variants import DELTA_ROWS, REMOVED_SHARE, variants
@@ -196,7 +198,26 @@ def _say(probe_set: ProbeSet, what: str) -> None:
     tqdm.write(f"{probe_set.kind} {probe_set.size:,}: {what}")
 
 
-def _arguments() -> argparse.Namespace:
+def report_name(size: int, sets: Sequence[str]) -> str:
+    """Name of the report and the plot: runs of other sets get others."""
+    named = "all" if set(sets) == set(KINDS) else "-".join(dict.fromkeys(sets))
+    return f"index-{size}-{named}"
+
+
+def command(given: Sequence[str]) -> str:
+    """The command with the arguments given, but for those that only say where this machine keeps files."""
+    places = argparse.ArgumentParser(add_help=False)
+    _add_places(places)
+    _, rest = places.parse_known_args(given)
+    return shlex.join(["python", "-m", "benchmarks.index", *rest])
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    add_option(parser)
+
+
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -210,14 +231,13 @@ def _arguments() -> argparse.Namespace:
         help="leave out rivals that take minutes to build and are not kept",
     )
     parser.add_argument("--rounds", type=int, default=20, help="alternating rounds of 30 single searches")
-    parser.add_argument("--json", type=Path, help="file for the rows")
-    add_option(parser)
-    return parser.parse_args()
+    _add_places(parser)
+    return parser.parse_args(given)
 
 
-def main() -> None:
+def main(given: Sequence[str]) -> None:
     """Measure, print, plot, report."""
-    arguments = _arguments()
+    arguments = _arguments(given)
     rounds = Rounds(arguments.rounds)
     chosen = [kind for kind in RIVALS if kind.name in arguments.rival]
     rows: list[dict[str, Any]] = []
@@ -235,24 +255,24 @@ def main() -> None:
     rows += [row(first, one, timings) for one, timings in added]
     parts.append(text)
     print(text, flush=True)
-    name = f"index-{arguments.size}"
-    picture = plot_path(name)
+    name = report_name(arguments.size, arguments.set)
+    picture = report_path(name, "png")
+    picture.parent.mkdir(exist_ok=True)
     plot_recall_against_throughput(curves, picture, arguments.size)
-    _write(arguments, name, "\n".join([*parts, f"![recall and throughput]({picture.name})"]), rows)
+    body = _about(arguments) + "\n".join([*parts, f"![recall and throughput]({picture.name})"])
+    print(write_report(name, f"Search among {arguments.size:,}", body, command(given)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
 
 
-def _write(arguments: argparse.Namespace, name: str, body: str, rows: list[dict[str, Any]]) -> None:
-    about = (
+def _about(arguments: argparse.Namespace) -> str:
+    return (
         f"One thread, k = 10, seed {SEED}, {arguments.rounds} alternating rounds in one process. Ours is "
         "`Gallery.identify` with names resolved and decisions made; the others return rows. Each rival is at "
         "its quickest setting that agrees with the exact scan as well as `identiface`, but for one probe. "
         f"Delta and removals: {DELTA_ROWS:,} templates added, {REMOVED_SHARE:.0%} removed.\n\n"
     )
-    command = f"python -m benchmarks.index --size {arguments.size} --set {' '.join(arguments.set)}"
-    print(write_report(name, f"Search among {arguments.size:,}", about + body, command))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

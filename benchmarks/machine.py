@@ -39,11 +39,21 @@ def describe() -> dict[str, str]:
     }
 
 
+def report_path(name: str, suffix: str) -> Path:
+    """Where a report of today lies, or with suffix ``png`` its plot."""
+    return REPORTS / f"{_today()}-{name}.{suffix}"
+
+
 def write_report(name: str, title: str, body: str, command: str) -> Path:
     """Write a dated report beside the others; returns its path."""
-    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     machine = "\n".join(f"| {key} | {value} |" for key, value in describe().items())
-    REPORTS.mkdir(exist_ok=True)
-    path = REPORTS / f"{today}-{name}.md"
-    path.write_text(f"# {title}\n\n{today}: `{command}`\n\n{body}\n\n| machine | |\n|---|---|\n{machine}\n")
+    path = report_path(name, "md")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f"# {title}\n\n{_today()}: `{command}`\n\n{body}\n\n| machine | |\n|---|---|\n{machine}\n"
+    )
     return path
+
+
+def _today() -> str:
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()

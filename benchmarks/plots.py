@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from benchmarks.machine import REPORTS
 
 _MARKERS = "o*sD^vP<>hX"
 
@@ -18,11 +15,6 @@ class Curve:
 
     name: str
     points: Sequence[tuple[float, float]]
-
-
-def plot_path(name: str) -> Path:
-    """Dated, beside the reports."""
-    return REPORTS / f"{dt.datetime.now(tz=dt.UTC).date().isoformat()}-{name}.png"
 
 
 def plot_recall_against_throughput(curves: Mapping[str, Sequence[Curve]], path: Path, size: int) -> None:

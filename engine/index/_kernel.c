@@ -140,14 +140,16 @@ AVX512 static inline __m512i ordered_512(__m512i a, __m512i b, __m512i c, __m512
     return _mm512_add_epi16(_mm512_shuffle_i32x4(low, high, 0x88), _mm512_shuffle_i32x4(low, high, 0xdd));
 }
 
-// Whole quads of slots only: `num_slots` is a multiple of 4, best a constant.
+// `num_slots` is even, best a constant.
 AVX512 static inline __attribute__((always_inline)) __m512i block_512(const uint8_t *codes, const uint8_t *tables,
                                                                       int64_t num_slots) {
     const __m512i nibble = _mm512_set1_epi8(15);
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
 #pragma GCC unroll 8
     for (int64_t at = 0; at < num_slots * 16; at += 64) {
-        const __m512i code = _mm512_loadu_si512(codes + at), table = _mm512_loadu_si512(tables + at);
+        const __mmask8 there = num_slots * 16 - at < 64 ? 0x0f : 0xff;
+        const __m512i code = _mm512_maskz_loadu_epi64(there, codes + at);
+        const __m512i table = _mm512_maskz_loadu_epi64(there, tables + at);
         const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(code, nibble));
         const __m512i high = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(code, 4), nibble));
         a = _mm512_add_epi16(a, low);
@@ -158,8 +160,8 @@ AVX512 static inline __attribute__((always_inline)) __m512i block_512(const uint
     return ordered_512(a, b, c, d);
 }
 
-// Whole quads of slots at once; the codes of 128 dimensions make 4 or 8 of them, which stay in registers. That a
-// block has rows within the limit is not foreseen by the processor: none of its branches depends on it.
+// The codes of 128 dimensions have 16 or 32 slots, whose tables then stay in registers. That a block
+// has rows within the limit is not foreseen by the processor: none of its branches depends on it.
 #define SCAN_512(NAME, NUM_SLOTS)                                                                                   \
     AVX512 static int64_t NAME(const uint8_t *packed, int64_t block, int64_t end, const uint8_t *tables,            \
                                int64_t num_slots, uint16_t limit, struct hit *hits) {                               \
@@ -245,7 +247,7 @@ typedef int64_t (*scan_blocks)(const uint8_t *, int64_t, int64_t, const uint8_t 
 static scan_blocks scan_of(int level, int64_t num_slots) {
     if (level == 2 && num_slots == 16) return scan_512_of_16;
     if (level == 2 && num_slots == 32) return scan_512_of_32;
-    return level == 2 && num_slots % 4 == 0 ? scan_512 : scan_256;
+    return level == 2 ? scan_512 : scan_256;
 }
 
 // Add the living rows of a tile from `start` on that are within the limit; then keep no more than `wanted` of all.
@@ -496,6 +498,43 @@ int identiface_nearest(const struct gallery *in, const struct question *asked, i
     }
     free(memory.piece);
     return 0;
+}
+
+// Rows of lists whose sums are at most their list's limit: how many, in the order in which they lie; -1 where they
+// are more than `capacity`.
+int64_t identiface_within(const struct codes *lists, const int32_t *limits, int64_t num_lists, int64_t num_slots,
+                          const uint8_t *tables, int level, int64_t *rows, int64_t capacity) {
+    const scan_blocks scan_tile = scan_of(level, num_slots);
+    struct hit hits[TILE_ROWS / ROWS_PER_BLOCK + 1];
+    int64_t count = 0;
+    for (int64_t number = 0; number < num_lists; number++) {
+        const struct codes *in = lists + number;
+        const uint16_t limit = limits[number] < 65535 ? (uint16_t)limits[number] : 65535;
+        for (int64_t start = 0; limits[number] >= 0 && start < in->num_rows; start += TILE_ROWS) {
+            const int64_t end = start + TILE_ROWS < in->num_rows ? start + TILE_ROWS : in->num_rows;
+            const int64_t last = (end + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
+            const int64_t num = scan_tile(in->packed, start / ROWS_PER_BLOCK, last, tables, num_slots, limit, hits);
+            for (const struct hit *hit = hits; hit < hits + num; hit++) {
+                const int64_t row = hit->block * ROWS_PER_BLOCK;
+                uint32_t found = hit->rows;
+                if (end - row < ROWS_PER_BLOCK) found &= (1u << (end - row)) - 1;
+                if (count + ROWS_PER_BLOCK > capacity) return -1;
+                for (; found; found &= found - 1) rows[count++] = in->ids[row + __builtin_ctz(found)];
+            }
+        }
+    }
+    return count;
+}
+
+// Inner products of a probe with rows of vectors [..][dimension].
+void identiface_products(const float *vectors, int64_t dimension, const float *probe, const int64_t *rows,
+                         int64_t num_rows, int level, float *products) {
+    for (int64_t i = 0; i < num_rows + VECTORS_AHEAD; i++) {
+        if (i < num_rows) fetch(vectors + rows[i] * dimension, dimension * (int64_t)sizeof(float));
+        if (i < VECTORS_AHEAD) continue;
+        const float *vector = vectors + rows[i - VECTORS_AHEAD] * dimension;
+        products[i - VECTORS_AHEAD] = level == 2 ? dot_512(probe, vector, dimension) : dot_256(probe, vector, dimension);
+    }
 }
 
 #else

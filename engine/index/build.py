@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
 import numpy as np
 
-from engine.errors import CorruptDataError, DataFolderError, StorageFullError
+from engine.errors import DataFolderError, StorageFullError
 from engine.index import codes, huge_pages
 from engine.index.exact import BoundCode
 from engine.index.faiss_library import FAISS_VERSION, library
@@ -30,40 +29,14 @@ from engine.index.generation import (
     sha256,
 )
 from engine.index.parameters import FLAT_ROWS_MAX, CodeParameters, num_subquantisers
-from engine.types import Columns, Vector
+from engine.types import Columns
 
-ROWS_PER_REPORT = 10_000
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
 """None: numpy names no number where the disk took only a part."""
 _SHORT_WRITE = "write error"
 """What FAISS says in a RuntimeError where the disk took only a part."""
 _NUM_ROWS, _NUM_FLOATS = slice(8, 16), slice(-8, None)
 """Where the head of a FAISS flat index has them, uint64 little-endian."""
-
-
-def collect(
-    rows: Iterable[tuple[int, int, Vector]],
-    num_rows: int,
-    dimension: int,
-    progress: Callable[[int, int], None],
-) -> Columns:
-    """Gather rows (template id ascending, identity number, vector) in memory, 4 x d + 16 bytes each.
-
-    `progress(done, total)` is called every ROWS_PER_REPORT rows. Raises CorruptDataError where there are more
-    or fewer than `num_rows`.
-    """
-    columns, row = Columns.empty(num_rows, dimension), 0
-    for template_id, identity_number, vector in rows:
-        if row < num_rows:
-            columns.template_ids[row] = template_id
-            columns.identity_numbers[row] = identity_number
-            columns.vectors[row] = vector
-        row += 1
-        if row % ROWS_PER_REPORT == 0:
-            progress(row, num_rows)
-    if row != num_rows:
-        raise CorruptDataError(f"the store counts {num_rows} templates but holds {row}")
-    return columns
 
 
 def build(
@@ -117,16 +90,6 @@ def build(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return generation
-
-
-def remove_other_generations(index_folder: Path, keep: int) -> None:
-    """Unlink every generation and unfinished build but `keep`; open ones stay readable until closed."""
-    index_folder.mkdir(exist_ok=True)
-    for path in index_folder.iterdir():
-        if path.name != str(keep) and path.is_dir():
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path)
-    sync_one(index_folder)
 
 
 def _write_all(

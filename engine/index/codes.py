@@ -43,7 +43,6 @@ _BLOCK_PROBES = 64
 """Searched at once: each holds some 12 bytes for every row that it finds."""
 _FOUND_FACTOR = 4
 """Rows found for each row that is asked for, at the least."""
-CODES_IN_BLOCK = 32
 NUM_CENTROIDS = 16
 
 Rows = NDArray[np.int64]
@@ -76,7 +75,7 @@ def write(
             file.write(coder.code(coordinates).data)
             progress(min(start + _BLOCK_ROWS, num_rows), num_rows)
     probes = order[-NUM_PROBES:]
-    every = _packed(index, has_ids=False)
+    every = PackedCodes.of_list(index, 0, has_ids=False)
     kernel = _kernel(folder, index, every, axes, vectors) if is_available() else None
     found = num_found(index, columns, axes.coordinates(vectors[probes]), probes, kernel)
     parameters = CodeParameters(num_subquantisers=index.pq.M, num_found=found, sample_step=sample_step(found))
@@ -113,7 +112,7 @@ class Codes:
         self.sample = library().read_index(str(folder / SAMPLE))
         self.kernel = None
         if is_available():
-            sample = _packed(self.sample, has_ids=True)
+            sample = PackedCodes.of_list(self.sample, 0, has_ids=True)
             self.kernel = _kernel(folder, self.index, sample, self.axes, vectors)
 
     def search(self, probes: Vectors, num_rows: int, alive: Alive) -> tuple[Similarities, Rows, float | None]:
@@ -196,20 +195,10 @@ class Segment:
 def _kernel(folder: Path, index: Any, sample: PackedCodes, axes: CodeAxes, vectors: Vectors) -> Kernel:
     centroids = library().vector_to_array(index.pq.centroids)
     return Kernel(
-        every=_packed(index, has_ids=False),
+        every=PackedCodes.of_list(index, 0, has_ids=False),
         sample=sample,
         centroids=centroids.reshape(-1, NUM_CENTROIDS, index.pq.dsub),
         fine=huge_pages.mapped(folder / FINE).reshape(-1, num_bytes(index.d)),
         spreads=axes.spreads,
         vectors=vectors,
     )
-
-
-def _packed(index: Any, *, has_ids: bool) -> PackedCodes:
-    """The codes of an index with one list, as long as it is there."""
-    faiss = library()
-    lists, num_rows = faiss.downcast_InvertedLists(index.invlists), index.ntotal
-    num_bytes_all = -(-num_rows // CODES_IN_BLOCK) * CODES_IN_BLOCK * index.code_size
-    codes = faiss.rev_swig_ptr(lists.get_codes(0), num_bytes_all)
-    ids = faiss.rev_swig_ptr(lists.get_ids(0), num_rows) if has_ids else None
-    return PackedCodes(codes, ids, num_rows)

@@ -39,6 +39,15 @@ stay, and they have D(x) >= a (floor - E - b) - w. `radius` aims at half an inte
 of one unit and what float32 does to a, b and radius. An int below 0 would wrap around: then every row is
 compared.
 
+**The kernel's scan** (`engine.index.kernel`) adds up tables that are made here, so that nothing of FAISS's
+rounding matters. With D(x) the sum of the entries ceil((v - v_min) a), made in float64, and b_l the sum of
+the smallest entries and of the bias of x's list l,
+
+(5)  a (S(x) - b_l) <= D(x), so that all x with S(x) >= floor - E have D(x) >= a (floor - E - b_l).
+
+A whole unit is left for what float64 does. The kernel keeps sums up to a limit, so each entry is taken from
+the largest of its slot: the limit of a list is the sum of these less what D(x) must be.
+
 **What is compared.** float32 products are right to g = gamma(d) |q| max|x|: rows from floor - g on are
 returned, so that who decides in float64 sees every row. Outliers (at most 0.2 %), which would coarsen the
 tables for all, have no code and are always compared.
@@ -57,6 +66,7 @@ from engine.index import mapped_lists
 from engine.index.exact_code import Tables, encode
 from engine.index.exact_frame import UNIT_ROUNDOFF, Frame, gamma
 from engine.index.faiss_library import library
+from engine.index.kernel import Lists, PackedCodes, is_available, products
 from engine.types import Vector, Vectors
 
 TABLES = "bound.npz"
@@ -64,6 +74,8 @@ _CODES = "bound"
 _SUM_MAX = 65_000
 """Below 65,535 by more than half a unit for each of 1,028 slots and the bias."""
 _TIE = 1e-3
+_BELOW_1 = 1.0 - 1e-12
+"""Keeps what float64 rounds up from 255 to 256."""
 _KERNEL = 10
 """FAISS's `implem` for one probe: the default, made for batches, takes twice as long from 116 slots on."""
 _BLOCK_ROWS = 1 << 12
@@ -113,7 +125,7 @@ class BoundCode:
     """The finer code of one generation. Read-only and thread-safe."""
 
     def __init__(self, vectors: Vectors, frame: Frame, tables: Tables, index: Any, outliers: Rows):
-        self._vectors = np.asarray(vectors)
+        self._vectors = np.ascontiguousarray(vectors)
         self._frame = frame
         self._tables = tables
         self._index = index
@@ -121,6 +133,10 @@ class BoundCode:
         self._outlier_vectors = self._vectors[outliers]
         self._index.nprobe = len(tables.centres)
         self._index.implem = _KERNEL
+        self._lists = None
+        if is_available():
+            lists = [PackedCodes.of_list(index, number, has_ids=True) for number in range(index.nlist)]
+            self._lists = Lists(lists, len(tables.levels))
         # Levels first: numpy reduces along the first axis several times faster.
         self._levels = np.ascontiguousarray(tables.levels.T)
         self._spans = (self._levels.max(axis=0) - self._levels.min(axis=0)).astype(np.float64)
@@ -173,8 +189,9 @@ class BoundCode:
         rows = self.candidates(probe, floor)
         if rows is None or len(rows) > _GATHERED_SHARE_MAX * len(self._vectors):
             return flat_at_least(self._vectors, probe, floor, alive)
-        rows = rows[_living(rows, alive)]
-        similarities = np.concatenate([self._vectors[rows] @ probe, self._outlier_vectors @ probe])
+        rows = np.sort(rows[_living(rows, alive)])
+        near_products = products(self._vectors, probe, rows) if self._lists else self._vectors[rows] @ probe
+        similarities = np.concatenate([near_products, self._outlier_vectors @ probe])
         rows = np.concatenate([rows, self._outliers])
         near = np.flatnonzero(similarities >= _lowered(floor, probe, self._tables.norm_max))
         near = near[_living(rows[near], alive)]
@@ -184,6 +201,8 @@ class BoundCode:
 
     def candidates(self, probe: Vector, floor: float) -> Rows | None:
         """Rows whose upper bound reaches `floor`, outliers left out; None: too many to tell."""
+        if self._lists is not None:
+            return self._candidates_by_kernel(self._lists, probe, floor)
         bound = self.bound(probe, floor)
         if not bound.threshold >= 1.0:
             return None
@@ -192,7 +211,28 @@ class BoundCode:
         radius = bound.offset + (bound.threshold + 0.5) / bound.scale
         library()
         _, _, rows = self._index.range_search(bound.extended, radius)
-        return np.sort(rows)
+        return np.asarray(rows, np.int64)
+
+    def _candidates_by_kernel(self, lists: Lists, probe: Vector, floor: float) -> Rows | None:
+        """Equation (5) of the module."""
+        tables = self._tables
+        coordinates, rest = self._frame.probe_coordinates(probe)
+        others = float(np.linalg.norm(coordinates[1:]))
+        terms = np.concatenate([coordinates, [others, rest, 0.0, 0.0]])
+        entries = terms * self._levels
+        lowest = entries.min(axis=0)
+        spans = entries.max(axis=0) - lowest
+        scale = _BELOW_1 * min(
+            255.0 / max(float(spans.max()), 1e-9),
+            (_SUM_MAX - len(terms)) / max(float(spans.sum()), 1e-9),
+        )
+        units = np.ceil((entries - lowest) * scale)
+        largest = units.max(axis=0)
+        bias = coordinates[0] * tables.centres.astype(np.float64)
+        least = floor - self._error(coordinates) - 1e-9
+        needed = np.ceil((least - float(lowest.sum()) - bias) * scale - 1.0)
+        limits = np.clip(float(largest.sum()) - needed, -1, _SUM_MAX + 520)
+        return lists.within((largest - units).T, limits.astype(np.int32), len(self._vectors))
 
     def bound(self, probe: Vector, floor: float) -> Bound:
         """Equations (3) and (4) of the module for one probe."""

@@ -9,17 +9,24 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.index.alive import Alive
+from engine.index.faiss_library import library
 from engine.index.fine_codes import KERNEL_LEVELS, KERNEL_SQUARES, LEVEL_STEP, SQUARE_STEP
-from engine.types import Vectors
+from engine.types import Vector, Vectors
 
 SWITCH = "IDENTIFACE_KERNEL"
 """Environment variable: 0 leaves the work to FAISS."""
+
+
+CODES_IN_BLOCK = 32
+"""Rows that FastScan packs together."""
 
 
 class _Codes(ctypes.Structure):
@@ -68,6 +75,14 @@ def _load() -> ctypes.CDLL | None:
     found.identiface_nearest.argtypes = [
         ctypes.POINTER(_Gallery), ctypes.POINTER(_Question), ctypes.c_int, pointer, pointer, pointer
     ]  # fmt: skip
+    count = ctypes.c_int64
+    found.identiface_within.argtypes = [
+        ctypes.POINTER(_Codes), pointer, count, count, pointer, ctypes.c_int, pointer, count
+    ]  # fmt: skip
+    found.identiface_within.restype = count
+    found.identiface_products.argtypes = [
+        pointer, count, pointer, pointer, count, ctypes.c_int, pointer
+    ]  # fmt: skip
     return found
 
 
@@ -95,6 +110,18 @@ class PackedCodes:
     ids: NDArray[np.int64] | None
     """int64[n]; None: a row's number."""
     num_rows: int
+
+    @classmethod
+    def of_list(cls, index: Any, number: int, *, has_ids: bool) -> PackedCodes:
+        """One list of a FAISS IVF FastScan index, as long as the index is there."""
+        faiss = library()
+        lists = faiss.downcast_InvertedLists(index.invlists)
+        num_rows = lists.list_size(number)
+        if not num_rows:
+            return cls(np.empty(0, np.uint8), np.empty(0, np.int64) if has_ids else None, 0)
+        num_bytes = -(-num_rows // CODES_IN_BLOCK) * CODES_IN_BLOCK * index.code_size
+        codes = faiss.rev_swig_ptr(lists.get_codes(number), num_bytes)
+        return cls(codes, faiss.rev_swig_ptr(lists.get_ids(number), num_rows) if has_ids else None, num_rows)
 
     def as_c(self) -> _Codes:
         """Only pointers: these arrays must live as long."""
@@ -181,3 +208,44 @@ class Kernel:
         ):
             raise MemoryError(f"no memory to search for {num} probes at once")
         return similarities, rows, radii
+
+
+class Lists:
+    """Codes in several lists, to be scanned by tables of one's own. Read-only and thread-safe."""
+
+    def __init__(self, lists: Sequence[PackedCodes], num_slots: int):
+        """Each list has its rows' ids; `num_slots`, even, are nibbles of a code."""
+        self._kept = lists
+        self._lists = (_Codes * len(lists))(*(one.as_c() for one in lists))
+        self._num_slots = num_slots
+
+    def within(
+        self, tables: NDArray[np.uint8], limits: NDArray[np.int32], num_rows_max: int
+    ) -> NDArray[np.int64]:
+        """Ids int64[r] of the rows whose entries of `tables` uint8[slots, 16] sum up to their list's limit.
+
+        Or to less. `limits` int32[lists]: below 0 none of a list, from 65,535 on all. The largest entries of
+        all slots sum up to 65,535 at most. `num_rows_max`: of all lists.
+        """
+        rows = np.empty(num_rows_max + CODES_IN_BLOCK, np.int64)
+        tables, limits = np.ascontiguousarray(tables, np.uint8), np.ascontiguousarray(limits, np.int32)
+        assert _library is not None, "ask is_available() first"
+        count = _library.identiface_within(
+            self._lists, limits.ctypes.data, len(self._lists), self._num_slots,
+            tables.ctypes.data, _level, rows.ctypes.data, len(rows),
+        )  # fmt: skip
+        assert count >= 0, "more rows were found than there are"
+        found: NDArray[np.int64] = rows[:count]
+        return found
+
+
+def products(vectors: Vectors, probe: Vector, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Inner products float32[r] of float32[d] with rows int64[r] of float32[n, d], which may be unaligned."""
+    found = np.empty(len(rows), np.float32)
+    probe, rows = np.ascontiguousarray(probe, np.float32), np.ascontiguousarray(rows)
+    assert _library is not None, "ask is_available() first"
+    _library.identiface_products(
+        vectors.ctypes.data, vectors.shape[1], probe.ctypes.data,
+        rows.ctypes.data, len(rows), _level, found.ctypes.data,
+    )  # fmt: skip
+    return found

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.index.faiss_library import library
+from engine.index.kernel import CODES_IN_BLOCK
 
 _ALIGNMENT = 64
-_BLOCK_ROWS = 32
-"""Rows that FastScan packs together."""
 
 
 def write(index: Any, folder: Path, name: str) -> list[str]:
@@ -80,7 +79,7 @@ def _put(file: BinaryIO, content: NDArray[np.uint8]) -> None:
 
 
 def _capacity(num_rows: int) -> int:
-    return -(-num_rows // _BLOCK_ROWS) * _BLOCK_ROWS
+    return -(-num_rows // CODES_IN_BLOCK) * CODES_IN_BLOCK
 
 
 def _aligned(num_bytes: int) -> int:

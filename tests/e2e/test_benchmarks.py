@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import machine
 from benchmarks.disturbance import Disturbance
 from benchmarks.enrolled import GALLERY, enrolled, scratch_copy
-from benchmarks.index import KEYS, measure, rows_of, table
+from benchmarks.index import KEYS, main, measure, report_name, rows_of, table
 from benchmarks.load import run_load
 from benchmarks.measuring import Rounds
 from benchmarks.plots import plot_recall_against_throughput
@@ -63,6 +65,28 @@ def test_index_is_measured_side_by_side(cache: Path, probe_set: ProbeSet, tmp_pa
     assert set(few.missing) == {"hnswlib"}
     plot_recall_against_throughput({"faces": measured.curves}, tmp_path / "plot.png", probe_set.size)
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_a_report_names_its_sets_and_the_command_that_repeats_it(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "REPORTS", tmp_path / "reports")
+    told = ["--size", "2000", "--set", "isotropic", "--rival", "numpy", "--rounds", "1", "--kept-only"]
+    main([*told[:4], "--json", str(tmp_path / "rows.json"), *told[4:], f"--cache={cache}"])
+    plot, report = sorted((tmp_path / "reports").iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert report.name.endswith("-index-2000-isotropic.md")
+    assert plot.name == report.with_suffix(".png").name
+    assert plot.stat().st_size > 10_000
+    text = report.read_text()
+    assert f": `python -m benchmarks.index {' '.join(told)}`\n" in text
+    assert f"]({plot.name})" in text
+    assert {row["set"] for row in json.loads((tmp_path / "rows.json").read_text())} == {"isotropic"}
+
+
+def test_reports_of_other_sets_have_other_names() -> None:
+    assert report_name(1000, ["faces"]) == "index-1000-faces"
+    assert report_name(1000, ["contract", "faces"]) == "index-1000-contract-faces"
+    assert report_name(1000, ["isotropic", "contract", "faces"]) == "index-1000-all"
 
 
 def test_a_delta_and_removals_are_answered_rightly(cache: Path, probe_set: ProbeSet) -> None:

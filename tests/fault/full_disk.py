@@ -11,8 +11,8 @@ import pytest
 
 from engine.errors import StorageFullError
 from engine.gallery import Gallery
-from engine.index.build import ROWS_PER_REPORT
 from engine.live_index import report_nothing
+from engine.store.columns import COLLECT_ROWS
 from engine.types import Enrollment, Template
 from tests.contract.naive import NaiveGallery, unit_vectors
 from tests.fault.writer import CONTRACT, DIMENSION, opened
@@ -96,7 +96,7 @@ def build_on_a_full_disk(scene: Scene) -> None:
         gallery = galleries.get("people")
         scene.enroll(gallery, 100)
         gallery.build(report_nothing)
-        for _ in range(ROWS_PER_REPORT // 250):
+        for _ in range(5 * COLLECT_ROWS // 250):
             scene.enroll(gallery, 250)
         with pytest.raises(StorageFullError):
             gallery.build(lambda _done, _total: scene.fill())

@@ -12,9 +12,9 @@ import pytest
 
 from engine.candidates import FILTER_AMONG_MAX, ROWS_FETCHED_MIN, Question, best_identities
 from engine.errors import DeadlineError
-from engine.index.build import collect
 from engine.index.search import Snapshot
 from engine.store import changes, records
+from engine.store.columns import collect
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore
 from engine.types import (
@@ -48,8 +48,7 @@ class Pair:
             num_records=len(enrollments),
         )
         with self.store.read() as reader:
-            rows = [(key, record.identity_number, record.vector) for key, record in reader.templates()]
-        columns = collect(rows, len(rows), DIMENSION, lambda _done, _total: None)
+            columns = collect(reader, lambda _done, _total: None)
         self.snapshot = Snapshot.base(None, 0, DIMENSION).advanced(1, columns, ())
 
     def remove(self, *identity_ids: str) -> None:

@@ -27,6 +27,9 @@ FILES = [
 ]  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("scan")
+
+
 def columns(vectors: Vectors, first: int = 0) -> Columns:
     """Template id 2 x row + 10; every identity has two templates."""
     rows = np.arange(first, first + len(vectors), dtype=np.uint64)

@@ -21,6 +21,9 @@ SLACK = 1e-5
 """Rows this far below the floor need not come back, and some do."""
 
 
+pytestmark = pytest.mark.usefixtures("scan")
+
+
 def unit(vectors: NDArray[np.floating]) -> Vectors:
     wide = np.atleast_2d(vectors).astype(np.float64)
     found: Vectors = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)

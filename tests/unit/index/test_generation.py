@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 
 from engine.errors import CorruptDataError, DataFolderError, NewerFormatError
-from engine.index.build import ROWS_PER_REPORT, build, collect, remove_other_generations
+from engine.generations import Generations
+from engine.index.build import build
 from engine.index.generation import (
     IDENTITY_NUMBERS,
     MANIFEST,
@@ -20,25 +20,19 @@ from engine.index.generation import (
     Manifest,
     seal,
 )
-from engine.types import Vector
+from engine.types import Columns
 from tests.contract.naive import unit_vectors
 
 DIMENSION = 8
 FILES = [MANIFEST, VECTORS, TEMPLATE_IDS, IDENTITY_NUMBERS]
 
 
-def make(folder: Path, num: int = 5, number: int = 1, reports: list[tuple[int, int]] | None = None) -> Path:
-    vectors = unit_vectors(np.random.default_rng(num), num, DIMENSION)
-
-    def rows() -> Iterator[tuple[int, int, Vector]]:
-        for position, vector in enumerate(vectors):
-            yield 10 + 2 * position, 100 + position, vector
-
-    def report(done: int, total: int) -> None:
-        if reports is not None:
-            reports.append((done, total))
-
-    columns = collect(rows(), num, DIMENSION, report)
+def make(folder: Path, num: int = 5, number: int = 1) -> Path:
+    columns = Columns(
+        np.arange(10, 10 + 2 * num, 2, dtype=np.uint64),
+        np.arange(100, 100 + num, dtype=np.uint64),
+        unit_vectors(np.random.default_rng(num), num, DIMENSION),
+    )
     return build(folder, columns, number=number, sequence=7, contract_digest="digest").folder
 
 
@@ -52,12 +46,6 @@ def test_a_generation_opens_as_it_was_built(tmp_path: Path, num: int) -> None:
     assert opened.rows_of(ids[::-1]).tolist() == list(range(num))[::-1]
     assert opened.rows_of(np.array([9, 11, 10 + 2 * num, 1 << 63], np.uint64)).tolist() == [-1] * 4
     assert opened.identity_numbers.tolist() == [100 + row for row in range(num)]
-
-
-def test_progress_is_told_every_so_many_rows(tmp_path: Path) -> None:
-    reports: list[tuple[int, int]] = []
-    make(tmp_path, ROWS_PER_REPORT + 1, reports=reports)
-    assert reports == [(ROWS_PER_REPORT, ROWS_PER_REPORT + 1)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -112,17 +100,10 @@ def test_a_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "taken").touch()
-    columns = collect(iter(()), 0, DIMENSION, lambda _done, _total: None)
+    columns = Columns.empty(0, DIMENSION)
     with pytest.raises(DataFolderError, match="generation 1 could not be written"):
         build(tmp_path, columns, number=1, sequence=1, contract_digest="digest")
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
-
-
-@pytest.mark.parametrize(("counted", "held"), [(3, 0), (0, 1), (1, 3)])
-def test_other_rows_than_were_counted_are_refused(counted: int, held: int) -> None:
-    rows = ((row, row, np.ones(DIMENSION, np.float32)) for row in range(held))
-    with pytest.raises(CorruptDataError, match=f"counts {counted} templates but holds {held}"):
-        collect(rows, counted, DIMENSION, lambda _done, _total: None)
 
 
 def test_a_build_begun_and_left_is_begun_again(tmp_path: Path) -> None:
@@ -137,16 +118,20 @@ def test_a_folder_that_cannot_be_written_is_the_operators(tmp_path: Path) -> Non
         make(tmp_path / "file")
 
 
-def test_all_but_the_current_generation_are_removed(tmp_path: Path) -> None:
+def test_older_generations_are_removed_when_nobody_has_them_open(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         make(tmp_path, number=number)
     (tmp_path / "4.building").mkdir()
     (tmp_path / "notes.txt").write_text("an operator's file")
-    open_one = Generation(tmp_path / "1", "digest")
-    remove_other_generations(tmp_path, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "notes.txt"]
+    generations = Generations(tmp_path, "digest")
+    open_one = generations.open(1)
+    assert generations.remove_older(3) == [tmp_path / "1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "4.building", "notes.txt"]
     probe = unit_vectors(np.random.default_rng(5), 1, DIMENSION)
     _, rows = open_one.search(probe, 5, None)
     assert sorted(rows[0].tolist()) == [0, 1, 2, 3, 4]
-    remove_other_generations(tmp_path / "new", keep=0)
-    assert (tmp_path / "new").is_dir()
+    del open_one
+    assert generations.remove_older(3) == []
+    generations.remove_unfinished(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "notes.txt"]
+    assert Generations(tmp_path / "new", "digest").remove_older(3) == []

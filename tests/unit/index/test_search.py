@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.index.build import build, collect
+from engine.index.build import build
 from engine.index.delta import DELTA_ROWS_FIRST, Delta, Found
 from engine.index.generation import Generation
 from engine.index.search import Snapshot
@@ -28,8 +28,11 @@ class Row:
 
 
 def columns(of: Sequence[Row]) -> Columns:
-    rows = ((row.template_id, row.identity_number, row.vector) for row in of)
-    return collect(rows, len(of), DIMENSION, lambda _done, _total: None)
+    return Columns(
+        np.array([row.template_id for row in of], np.uint64),
+        np.array([row.identity_number for row in of], np.uint64),
+        np.array([row.vector for row in of], np.float32).reshape(len(of), DIMENSION),
+    )
 
 
 NOTHING = columns(())

@@ -56,13 +56,18 @@ def test_blocks_hold_every_template_in_order(filled: GalleryStore, rows_max: int
     assert_equal(joined, one_by_one(filled))
 
 
-def test_collecting_reports_its_progress(filled: GalleryStore) -> None:
+@pytest.mark.parametrize("at_once", [100, columns.COLLECT_ROWS])
+def test_collecting_reports_its_progress(
+    filled: GalleryStore, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(columns, "COLLECT_ROWS", at_once)
     reports: list[tuple[int, int]] = []
     with filled.read() as reader:
         collected = columns.collect(reader, lambda done, total: reports.append((done, total)))
     expected = one_by_one(filled)
     assert_equal(collected, expected)
-    assert reports == [(len(expected.template_ids),) * 2]
+    num = len(expected.template_ids)
+    assert reports == [(min(done, num), num) for done in range(at_once, num + at_once, at_once)]
 
 
 def test_an_empty_store_has_no_templates(store: GalleryStore) -> None:
