@@ -519,11 +519,26 @@ int64_t identiface_within(const struct codes *lists, const int32_t *limits, int6
                 uint32_t found = hit->rows;
                 if (end - row < ROWS_PER_BLOCK) found &= (1u << (end - row)) - 1;
                 if (count + ROWS_PER_BLOCK > capacity) return -1;
-                for (; found; found &= found - 1) rows[count++] = in->ids[row + __builtin_ctz(found)];
+                for (; found; found &= found - 1) {
+                    const int64_t place = row + __builtin_ctz(found);
+                    rows[count++] = in->ids ? in->ids[place] : place;
+                }
             }
         }
     }
     return count;
+}
+
+// Rows of other codes of the same kind within a distance of the probe, as identiface_nearest tells it.
+int64_t identiface_around(const struct gallery *in, const struct codes *those, const float *rotated, float radius,
+                          int level, int64_t *rows, int64_t capacity) {
+    const int64_t num_slots = (in->num_subquantisers + 1) / 2 * 2;
+    uint8_t tables[num_slots * CENTROIDS];
+    struct within within = {.tables = tables};
+    make_tables(in, rotated, num_slots, &within);
+    const float limit = (radius - within.offset) * within.scale;
+    const int32_t limits[1] = {limit < 0 ? -1 : limit < 65535 ? (int32_t)limit : 65535};
+    return identiface_within(those, limits, 1, num_slots, tables, level, rows, capacity);
 }
 
 // Inner products of a probe with rows of vectors [..][dimension].

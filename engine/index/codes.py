@@ -167,9 +167,10 @@ class Codes:
 class Segment:
     """Codes of rows that came after the generation, by its quantiser. Immutable and thread-safe."""
 
-    def __init__(self, index: Any, axes: CodeAxes):
+    def __init__(self, index: Any, codes: Codes):
         self._index = index
-        self._axes = axes
+        self._codes = codes
+        self._packed = PackedCodes.of_list(index, 0, has_ids=False)
         self.num_rows: int = index.ntotal
 
     @classmethod
@@ -177,18 +178,21 @@ class Segment:
         """No rows."""
         index = library().clone_index(codes.sample)
         index.reset()
-        return cls(index, codes.axes)
+        return cls(index, codes)
 
     def extended(self, vectors: Vectors) -> Segment:
         """With rows float32[n, d] behind its own; about 3 us a row."""
         index = library().clone_index(self._index)
-        index.add(self._axes.coordinates(vectors))
-        return Segment(index, self._axes)
+        index.add(self._codes.axes.coordinates(vectors))
+        return Segment(index, self._codes)
 
     def within(self, probe: Vectors, radius: float) -> Rows:
-        """Rows int64[r] within the radius of float32[1, d]."""
+        """Rows int64[r] within the radius, which a search of the codes told, of float32[1, d]."""
+        coordinates = self._codes.axes.coordinates(probe)
+        if self._codes.kernel is not None:
+            return self._codes.kernel.around(coordinates, self._packed, radius)
         library()
-        _, _, rows = self._index.range_search(self._axes.coordinates(probe), radius)
+        _, _, rows = self._index.range_search(coordinates, radius)
         return np.asarray(rows, np.int64)
 
 

@@ -133,7 +133,9 @@ class Generation:
     @property
     def device(self) -> str:
         """Device and library that `search` really uses."""
-        return self._on_device.name if self._on_device else "cpu"
+        if self._on_device:
+            return self._on_device.name
+        return "cpu" if self.codes is None or self.codes.kernel else "cpu, without kernel"
 
     def verify_vectors(self) -> None:
         """Read all vectors; raises CorruptDataError where they do not fit their checksum.

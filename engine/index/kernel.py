@@ -80,6 +80,11 @@ def _load() -> ctypes.CDLL | None:
         ctypes.POINTER(_Codes), pointer, count, count, pointer, ctypes.c_int, pointer, count
     ]  # fmt: skip
     found.identiface_within.restype = count
+    found.identiface_around.argtypes = [
+        ctypes.POINTER(_Gallery), ctypes.POINTER(_Codes), pointer, ctypes.c_float, ctypes.c_int,
+        pointer, count,
+    ]  # fmt: skip
+    found.identiface_around.restype = count
     found.identiface_products.argtypes = [
         pointer, count, pointer, pointer, count, ctypes.c_int, pointer
     ]  # fmt: skip
@@ -208,6 +213,19 @@ class Kernel:
         ):
             raise MemoryError(f"no memory to search for {num} probes at once")
         return similarities, rows, radii
+
+    def around(self, coordinates: Vectors, those: PackedCodes, radius: float) -> NDArray[np.int64]:
+        """Rows int64[r] of other codes of the same kind within a distance that `nearest` told.
+
+        `coordinates` float32[1, d] are those of the probe.
+        """
+        rows = np.empty(those.num_rows + CODES_IN_BLOCK, np.int64)
+        coordinates = np.ascontiguousarray(coordinates)
+        assert _library is not None, "ask is_available() first"
+        count = _library.identiface_around(
+            self._gallery, those.as_c(), coordinates.ctypes.data, radius, _level, rows.ctypes.data, len(rows)
+        )
+        return rows[:count]
 
 
 class Lists:

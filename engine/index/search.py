@@ -178,10 +178,13 @@ def _compared(probes: Vectors, columns: Columns) -> Found:
 
 
 def _merged(parts: Sequence[Found], num_rows: int) -> Found:
-    similarities = np.concatenate([part.similarities for part in parts], axis=1)
-    order = top(similarities, num_rows)
-    return Found(
-        np.take_along_axis(similarities, order, axis=1),
-        np.take_along_axis(np.concatenate([part.template_ids for part in parts], axis=1), order, axis=1),
-        np.take_along_axis(np.concatenate([part.identity_numbers for part in parts], axis=1), order, axis=1),
+    similarities, template_ids, identity_numbers = (
+        np.concatenate(arrays, axis=1)
+        for arrays in zip(
+            *((part.similarities, part.template_ids, part.identity_numbers) for part in parts), strict=True
+        )
     )
+    order = top(similarities, num_rows)
+    # As take_along_axis, at a fifth of its cost for a single probe.
+    rows = np.arange(len(order))[:, None]
+    return Found(similarities[rows, order], template_ids[rows, order], identity_numbers[rows, order])
