@@ -139,4 +139,5 @@ def scratch_copy(cache: Path, data: Path) -> Iterator[Path]:
 def index_bytes(data: Path) -> int:
     """Bytes of the current generation of the one gallery in a data folder."""
     (index,) = (data / "galleries").glob("*/index")
-    return sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
+    current = max((path for path in index.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    return sum(path.stat().st_size for path in current.iterdir())

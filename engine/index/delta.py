@@ -100,22 +100,22 @@ class Delta:
         if segment is None:
             return self.above(probe, np.array([floor], np.float32))
         columns, num_coded = self._memory.columns, segment.num_rows
-        coded = segment.within(probe, radius)
-        parts = [(coded, columns.vectors[coded] @ probe[0])]
-        parts.append(
-            (np.arange(num_coded, self.num_rows), columns.vectors[num_coded : self.num_rows] @ probe[0])
-        )
-        # Nearly always one or two rows are left: whatever is done with all costs more than to look at them.
-        near = [
-            (rows[similarities > floor], similarities[similarities > floor]) for rows, similarities in parts
-        ]
-        rows, similarities = (np.concatenate(arrays) for arrays in zip(*near, strict=True))
-        is_alive = self._alive[rows]
-        rows = rows[is_alive]
+        rows = segment.within(probe, radius)
+        similarities = columns.vectors[rows] @ probe[0]
+        near = np.flatnonzero(similarities > floor)
+        rows, similarities = rows[near], similarities[near]
+        if num_coded < self.num_rows:
+            others = columns.vectors[num_coded : self.num_rows] @ probe[0]
+            near = np.flatnonzero(others > floor)
+            rows = np.concatenate([rows, near + num_coded])
+            similarities = np.concatenate([similarities, others[near]])
+        if len(rows) and self.num_alive != self.num_rows:
+            is_alive = self._alive[rows]
+            rows, similarities = rows[is_alive], similarities[is_alive]
+        if not len(rows):  # often: then nothing needs merging
+            return Found.nothing(1)
         return Found(
-            similarities[is_alive][None],
-            columns.template_ids[rows][None],
-            columns.identity_numbers[rows][None],
+            similarities[None], columns.template_ids[rows][None], columns.identity_numbers[rows][None]
         )
 
     def above(self, probes: Vectors, floors: NDArray[np.float32]) -> Found:
