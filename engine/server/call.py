@@ -18,6 +18,8 @@ from engine.telemetry import RequestRecord
 
 DEADLINE_S_MAX = 1e7
 """A deadline farther away than this (116 days) is none: gRPC says so where the caller set none."""
+DEADLINE_ROUNDING_S = 1e-3
+"""gRPC counts deadlines in whole milliseconds and rounds up: what it says is left may be past by so much."""
 READ_AHEAD_MESSAGES_MAX = 1
 """Messages of a stream kept ready while one is worked on."""
 
@@ -38,7 +40,9 @@ class Call:
         """Its log line."""
         remaining_s = context.time_remaining()
         self.deadline = (
-            None if remaining_s is None or remaining_s > DEADLINE_S_MAX else time.monotonic() + remaining_s
+            None
+            if remaining_s is None or remaining_s > DEADLINE_S_MAX
+            else time.monotonic() + remaining_s - DEADLINE_ROUNDING_S
         )
         """On the clock of time.monotonic, seconds; None: the caller set none."""
 
