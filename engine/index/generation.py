@@ -37,6 +37,7 @@ from engine.index.faiss_library import library
 from engine.index.gpu import GpuSearcher
 from engine.index.parameters import CodeParameters
 from engine.index.places import places
+from engine.index.read_ahead import ReadAhead
 from engine.types import Agreement, Columns, Vector, Vectors
 
 FORMAT_VERSION = 3
@@ -47,7 +48,7 @@ MANIFEST = "manifest.json"
 VECTORS = "vectors.faiss"
 TEMPLATE_IDS = "template_ids.npy"
 IDENTITY_NUMBERS = "identity_numbers.npy"
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 4 << 20
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -145,8 +146,10 @@ class Generation:
         entry, digest = self.manifest.files[VECTORS], hashlib.sha256()
         content = self.vectors.reshape(-1).view(np.uint8)
         digest.update(self._head)
-        for start in range(0, len(content), _BLOCK_BYTES):
-            digest.update(content[start : start + _BLOCK_BYTES].data)
+        with ReadAhead(self.folder / VECTORS) as file:
+            for start in range(0, len(content), _BLOCK_BYTES):
+                file.will_need(len(self._head) + start + _BLOCK_BYTES, _BLOCK_BYTES)
+                digest.update(content[start : start + _BLOCK_BYTES].data)
         if digest.hexdigest() != entry.sha256:
             raise CorruptDataError(f"generation file {self.folder / VECTORS} is damaged")
 
