@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.echo import echoing
 from benchmarks.enrolled import CONTRACT, GALLERY, identity_id
 from benchmarks.load import PROBES_PER_CALL, run_load
 from benchmarks.measuring import K
@@ -58,6 +59,8 @@ class Comparison:
     """In process, a round each."""
     there: dict[tuple[str, int], list[Calls]] = field(default_factory=dict)
     """Over gRPC."""
+    alone: dict[tuple[str, int], list[Calls]] = field(default_factory=dict)
+    """Over gRPC, from a server that has its answers beforehand."""
     stages: Stages | None = None
     """Of unary calls, by the server's log."""
     scan_ms: float = 0.0
@@ -80,19 +83,21 @@ def compare(
     """Take turns; `gallery` is open in this process on `data`, the server has a copy of it."""
     found = Comparison(scan_ms=_scan_ms(data, asked.probes))
     first_byte = server.log.stat().st_size
-    for _ in range(ROUNDS):
-        for pair in PAIRS:
-            found.here.setdefault(pair, []).append(in_process(gallery, asked, *pair, duration_s))
-            mode, callers = pair
-            calls = run_load(
-                server.address,
-                GALLERY,
-                (asked.probes, asked.expected),
-                mode=mode,
-                num_clients=callers,
-                duration_s=duration_s,
-            )
-            found.there.setdefault(pair, []).append(calls)
+    with echoing() as echo:
+        for _ in range(ROUNDS):
+            for pair in PAIRS:
+                mode, callers = pair
+                found.here.setdefault(pair, []).append(in_process(gallery, asked, *pair, duration_s))
+                for address, calls in ((server.address, found.there), (echo, found.alone)):
+                    done = run_load(
+                        address,
+                        GALLERY,
+                        (asked.probes, [""] * len(asked.expected) if address == echo else asked.expected),
+                        mode=mode,
+                        num_clients=callers,
+                        duration_s=duration_s,
+                    )
+                    calls.setdefault(pair, []).append(done)
     found.stages = read_stages(server.log, "IdentificationService/Identify", first_byte)
     return found
 
@@ -126,17 +131,18 @@ def in_process(gallery: Gallery, asked: Asked, mode: str, threads: int, duration
 def comparison_text(found: Comparison) -> str:
     """What gRPC adds, and where the time of a unary call goes."""
     lines = [
-        "| in turns | callers | p50 ms in process | over gRPC | times "
+        "| in turns | callers | p50 ms in process | over gRPC | times | gRPC alone, ms "
         "| probes/s in process | over gRPC | share |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for (mode, callers), here in found.here.items():
         there = found.there[mode, callers]
         p50, p50_there = _median_ms(here), _median_ms(there)
+        p50_alone = _median_ms(found.alone[mode, callers])
         per_s, per_s_there = (_per_s(rounds) * PROBES_PER_CALL[mode] for rounds in (here, there))
         lines.append(
-            f"| {mode} | {callers} | {p50:.2f} | {p50_there:.2f} | {p50_there / p50:.2f} | {per_s:,.0f} "
-            f"| {per_s_there:,.0f} | {per_s_there / per_s:.1%} |"
+            f"| {mode} | {callers} | {p50:.2f} | {p50_there:.2f} | {p50_there / p50:.2f} | {p50_alone:.2f} "
+            f"| {per_s:,.0f} | {per_s_there:,.0f} | {per_s_there / per_s:.1%} |"
         )
     text = "\n".join(lines) + "\n"
     if found.stages is not None:
