@@ -39,13 +39,14 @@ def echoing() -> Iterator[str]:
 
 def _answers() -> dict[str, bytes]:
     """By rpc, as long as those of a search."""
-    candidates = [types_pb2.Candidate(identity_id=identity_id(row), similarity=0.5) for row in range(NUM_CANDIDATES)]
+    names = map(identity_id, range(NUM_CANDIDATES))
+    candidates = [types_pb2.Candidate(identity_id=name, similarity=0.5) for name in names]
     one = pb.IdentifyResponse(faces=[pb.FaceIdentification(candidates=candidates)])
     batch = pb.BatchIdentifyResponse(outcomes=[pb.IdentifyOutcome(identified=one)] * 64)
     return {"Identify": one.SerializeToString(), "BatchIdentify": batch.SerializeToString()}
 
 
-class _Echo(grpc.GenericRpcHandler):
+class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self) -> None:
         self._answers = _answers()
 

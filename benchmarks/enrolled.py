@@ -21,7 +21,8 @@ from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
 from engine.index import huge_pages
 from engine.index.build import sync_one
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.store.records import FORMAT_VERSION
 from engine.types import (
@@ -39,8 +40,8 @@ CONTRACT = EmbeddingContract("drawn", "", "", False, 128, "l2", 0.94)
 NUM_THREADS = 8
 _LOADING = StoreSettings(commit_records_max=8192, commit_ms_max=1000.0, commit_pause_ms=0.0)
 """A bulk load alone on its folder: fewer, larger commits."""
-_NEVER = IndexSettings(delta_rows_max=1 << 40, dead_share_max=1.0, journal_rows_max=1 << 40)
-"""Built when the measurement says so, not in the middle of it."""
+_NEVER = IndexSettings(delta_rows_max=1 << 40, dead_share_max=1.0, journal_rows_max=1 << 40, build_threads=2)
+"""Built when the measurement says so, not in the middle of it, and with nobody searching meanwhile."""
 
 
 def identity_id(row: int) -> str:

@@ -1,4 +1,4 @@
-"""Builds a generation from a store: in this process, or in a niced one of its own.
+"""Builds a generation from a store: in this process, or in one of its own that gives way to all others.
 
 ::
 
@@ -43,6 +43,8 @@ SILENT_S_MAX = 900.0
 """A builder that says nothing for so long is taken for hung, and killed: it holds back other builds and
 erasures. Of a million templates no step takes more than a few seconds."""
 RETRY_AFTER_S = 1.0
+CORES_FOR_TWO = 4
+"""With fewer a second thread would leave searches no core of their own."""
 _PR_SET_PDEATHSIG = 1
 Progress = Callable[[int, int], None]
 
@@ -51,7 +53,11 @@ class Arguments(msgspec.Struct, frozen=True):
     """What a builder is told."""
 
     number: int
+    """Of the generation."""
     flat_rows_max: int
+    """Templates up to which it is searched by an exact scan."""
+    threads: int
+    """That encode, 1 or 2; 0: two where there are `CORES_FOR_TWO`."""
     store: StoreSettings
 
 
@@ -68,10 +74,10 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     hint: str | None = None
 
 
-def build_here(store: GalleryStore, number: int, flat_rows_max: int, progress: Progress) -> int:
-    """Build generation `number` and make it current in one transaction; returns the sequence it covers.
+def build_here(store: GalleryStore, told: Arguments, progress: Progress) -> int:
+    """Build a generation and make it current in one transaction; returns the sequence it covers.
 
-    Up to `flat_rows_max` templates are searched by an exact scan. `progress(done, total)` counts templates,
+    `progress(done, total)` counts templates,
     read for the first half and encoded for the second. Raises StorageFullError, DataFolderError,
     CorruptDataError, and what `progress` raises.
     """
@@ -81,13 +87,14 @@ def build_here(store: GalleryStore, number: int, flat_rows_max: int, progress: P
     build(
         store.index_folder,
         columns,
-        number=number,
+        number=told.number,
         sequence=sequence,
         contract_digest=contract.digest,
-        flat_rows_max=flat_rows_max,
+        flat_rows_max=told.flat_rows_max,
+        threads=told.threads or (2 if len(os.sched_getaffinity(0)) >= CORES_FOR_TWO else 1),
         progress=lambda done, total: progress((total + done) // 2, total),
     )
-    store.write(lambda writer: changes.make_current(writer, number, sequence))
+    store.write(lambda writer: changes.make_current(writer, told.number, sequence))
     return sequence
 
 
@@ -151,7 +158,7 @@ def _lines(output: IO[bytes], progress: Progress) -> Iterator[Line]:
             elif time.monotonic() - heard > SILENT_S_MAX:
                 raise UnavailableError(
                     f"the process that builds said nothing for {SILENT_S_MAX:g} s and was killed",
-                    hint="Look whether the disk hangs, or the machine has no time for niced processes.",
+                    hint="Look whether the disk hangs, or the machine has no core to spare for it.",
                     retry_after_s=RETRY_AFTER_S,
                 )
             progress(last.done, last.total)
@@ -163,6 +170,9 @@ def main() -> None:
     # Whoever interrupts the parent from a terminal: it decides when its builder ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)
+    with contextlib.suppress(OSError, AttributeError):
+        # Linux only: whoever searches does not wait until this process has used up its turn.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     channel = os.dup(sys.stdout.fileno())
     # A library that prints must not print between the lines.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -173,9 +183,7 @@ def main() -> None:
 
     try:
         with contextlib.closing(GalleryStore(folder, arguments.store, is_shared=True)) as store:
-            sequence = build_here(
-                store, arguments.number, arguments.flat_rows_max, lambda done, total: say(Line(done, total))
-            )
+            sequence = build_here(store, arguments, lambda done, total: say(Line(done, total)))
     except EngineError as error:
         say(Line(reason=error.reason, message=error.message, hint=error.hint))
         sys.exit(1)

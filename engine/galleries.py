@@ -28,7 +28,7 @@ from engine.errors import (
 )
 from engine.gallery import Gallery, describe_gallery
 from engine.index.gpu import refuse_if_absent
-from engine.live_index import IndexSettings
+from engine.index.settings import IndexSettings
 from engine.slots import Slot, galleries_that_fit
 from engine.store.catalog import Catalog
 from engine.store.environment import StoreSettings

@@ -19,7 +19,8 @@ from engine.errors import EngineError, InvalidInputError, PreconditionError
 from engine.housekeeping import Housekeeping
 from engine.index.agreement import measure, store_agreement
 from engine.index.generation import Generation, read_manifest
-from engine.live_index import IndexSettings, LiveIndex, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
 from engine.store.tables import Reader, Writer

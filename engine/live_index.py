@@ -13,17 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
-
-from msgspec import Meta
 
 from engine.builder import Arguments, build_apart, build_here
-from engine.config import Settings
 from engine.errors import CorruptDataError, UnavailableError
 from engine.generations import Generations
 from engine.index.generation import Generation
-from engine.index.parameters import FLAT_ROWS_MAX
 from engine.index.search import Snapshot
+from engine.index.settings import IndexSettings
 from engine.store import changes
 from engine.store.columns import collect, columns_of
 from engine.store.gallery_store import GalleryStore
@@ -40,32 +36,6 @@ VIEWS_MAX = 32
 RETRY_AFTER_S = 0.25
 """When to ask again a process that is behind: by then its housekeeping has caught up."""
 _log = logging.getLogger(__name__)
-
-
-class IndexSettings(Settings, frozen=True):
-    """When a gallery's index is rebuilt, and how long a search waits for it."""
-
-    delta_rows_max: Annotated[int, Meta(ge=0)] = 50_000
-    """Templates searched in memory before a generation is built; a tenth of the generation's where that is
-    more, so that a gallery that grows is not built anew for ever."""
-    dead_share_max: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    """Share of a generation's rows removed before it is built anew."""
-    journal_rows_max: Annotated[int, Meta(ge=1)] = 100_000
-    """Writes since the generation before it is built anew, or a tenth of the generation's rows where that is
-    more: all are read when the gallery is opened."""
-    build_inline_rows_max: Annotated[int, Meta(ge=0)] = 20_000
-    """Templates of which a generation is built in the serving process; more are left to a niced one."""
-    flat_rows_max: Annotated[int, Meta(ge=0)] = FLAT_ROWS_MAX
-    """Templates up to which a generation is scanned exactly; above it is searched by codes."""
-    catch_up_rows_max: Annotated[int, Meta(ge=1)] = 20_000
-    """Rows of the journal that one search applies; where more were written since the last one, it is
-    answered UNAVAILABLE, or from what is there where EVENTUAL consistency is asked for."""
-    catch_up_ms_max: Annotated[float, Meta(gt=0)] = 50.0
-    """Time that one search spends on that, milliseconds."""
-    search_device: Literal["cpu", "cuda", "torch-cpu"] = "cpu"
-    """Where generations are searched: cuda scans them exactly on a GPU, where each process takes 6 x d + 3
-    bytes a template and 1 GiB, twice while a generation is replaced; it refuses to start where there is none.
-    torch-cpu is the same code on the CPU, slow, for tests."""
 
 
 def report_nothing(_done: int, _total: int) -> None:
@@ -281,10 +251,10 @@ class LiveIndex:
         self._remove_unfinished()
         try:
             num_rows, settings = self._state().num_templates, self._settings
+            told = Arguments(number, settings.flat_rows_max, settings.build_threads, self._store.settings)
             if num_rows <= settings.build_inline_rows_max:
-                sequence = build_here(self._store, number, settings.flat_rows_max, progress)
+                sequence = build_here(self._store, told, progress)
             else:
-                told = Arguments(number, settings.flat_rows_max, self._store.settings)
                 sequence = build_apart(self._store.folder, told, progress, lock)
         except BaseException:
             # A killed builder leaves what it had written.

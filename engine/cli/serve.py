@@ -28,7 +28,7 @@ tables and keys of the settings file; flags win over it:
   [galleries.store]  map_size_bytes_max, commit_records_max, commit_ms_max, commit_pause_ms,
       queue_writes_max, receipts_s
   [galleries.index]  delta_rows_max, dead_share_max, journal_rows_max, flat_rows_max,
-      build_inline_rows_max, catch_up_rows_max, catch_up_ms_max, search_device
+      build_inline_rows_max, build_threads, catch_up_rows_max, catch_up_ms_max, search_device
 
 search_device = "cuda" searches galleries on a GPU, exactly; every worker holds a copy of its own there.
 

@@ -31,6 +31,8 @@ from engine.index.generation import (
 from engine.index.parameters import FLAT_ROWS_MAX, CodeParameters, num_subquantisers
 from engine.types import Columns
 
+THREADS_MAX = 2
+"""One for codes, one for all else."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
 """None: numpy names no number where the disk took only a part."""
 _SHORT_WRITE = "write error"
@@ -47,11 +49,13 @@ def build(
     sequence: int,
     contract_digest: str,
     flat_rows_max: int = FLAT_ROWS_MAX,
+    threads: int = THREADS_MAX,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Generation:
     """Write generation `number`; returns it opened, complete, synced and verified.
 
-    Up to `flat_rows_max` rows it is an exact scan; `progress(done, total)` tells of rows encoded otherwise.
+    Up to `flat_rows_max` rows it is an exact scan; otherwise one or two `threads` encode them, and
+    `progress(done, total)` tells how far they are.
     Raises StorageFullError, DataFolderError where the folder cannot be written; CorruptDataError where what
     was written does not verify. On any error, of `progress` too, nothing of it is left.
     """
@@ -64,7 +68,7 @@ def build(
         # Not what lies above it: where the gallery was deleted meanwhile it must stay so.
         index_folder.mkdir(exist_ok=True)
         temporary.mkdir()
-        names, parameters = _write_all(temporary, columns, sizes, progress)
+        names, parameters = _write_all(temporary, columns, sizes, threads, progress)
         manifest = Manifest(
             number=number,
             sequence=sequence,
@@ -93,15 +97,19 @@ def build(
 
 
 def _write_all(
-    folder: Path, columns: Columns, sizes: tuple[int, ...], progress: Callable[[int, int], None]
+    folder: Path, columns: Columns, sizes: tuple[int, ...], threads: int, progress: Callable[[int, int], None]
 ) -> tuple[list[str], CodeParameters | None]:
     if not sizes:
         return _write(folder, columns), None
+    if threads < THREADS_MAX:
+        rest = _write_with_bound(folder, columns)
+        names, parameters = codes.write(folder, columns, sizes, progress)
+        return names + rest, parameters
     # FAISS and numpy work without the interpreter's lock: on two cores the codes cost no time of their own.
     with futures.ThreadPoolExecutor(1, "build") as beside:
-        rest = beside.submit(_write_with_bound, folder, columns)
+        bound = beside.submit(_write_with_bound, folder, columns)
         names, parameters = codes.write(folder, columns, sizes, progress)
-        return names + rest.result(), parameters
+        return names + bound.result(), parameters
 
 
 def _write_with_bound(folder: Path, columns: Columns) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
-from engine.live_index import IndexSettings
+from engine.index.settings import IndexSettings
 from engine.store.environment import StoreSettings
 from engine.types import EmbeddingContract, Enrollment, EnrollResult, Receipt, Template, Vector
 from tests.contract.clock import Clock

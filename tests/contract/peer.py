@@ -20,7 +20,8 @@ from engine.errors import EngineError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
 from engine.index.search import Snapshot
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.store import folders
 from engine.store.environment import StoreSettings
 from engine.types import (

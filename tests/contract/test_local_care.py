@@ -12,7 +12,8 @@ import pytest
 
 from engine.errors import DeadlineError, StorageFullError
 from engine.galleries import Galleries, GalleriesSettings
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.store.gallery_store import GalleryStore
 from engine.types import Enrollment, EnrollResult, Template
 from tests.contract.naive import unit_vectors

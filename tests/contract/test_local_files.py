@@ -17,7 +17,8 @@ from engine.errors import CorruptDataError, GalleryNotFoundError, NewerFormatErr
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
 from engine.index.generation import FORMAT_VERSION, IDENTITY_NUMBERS, MANIFEST, TEMPLATE_IDS, VECTORS
-from engine.live_index import IndexSettings, LiveIndex, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import LiveIndex, report_nothing
 from engine.store import changes
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore

@@ -12,7 +12,8 @@ import pytest
 
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.types import SEARCH_DEFAULTS, Enrollment, Fusion, SearchOptions, Template
 from tests.contract.clock import Clock

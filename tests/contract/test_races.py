@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.builder import build_here
+from engine.builder import Arguments, build_here
 from engine.errors import DataFolderError, UnavailableError
 from engine.galleries import Galleries
 from engine.generations import DAMAGED, Generations
@@ -137,8 +137,9 @@ def test_a_build_in_a_gallery_that_is_deleted_leaves_nothing(tmp_path: Path) -> 
         gallery = galleries.get("people")
         enroll(gallery, 0, 10)
         gone = folder(tmp_path)
+        told = Arguments(1, 100, 1, gallery._store.settings)
         with pytest.raises(DataFolderError):
-            build_here(gallery._store, 1, 100, lambda _done, _total: folders.unlink(gone))
+            build_here(gallery._store, told, lambda _done, _total: folders.unlink(gone))
         assert not gone.exists()
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from engine.errors import EngineError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.types import EmbeddingContract, Enrollment, EnrollResult, Template, Vector
 from tests.contract.naive import unit_vectors

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from engine.errors import EngineError, IdentityNotFoundError, PreconditionError, TemplateNotFoundError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.types import (
     SEARCH_DEFAULTS,

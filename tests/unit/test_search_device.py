@@ -17,7 +17,8 @@ from engine.errors import DeviceError, SettingsError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
 from engine.index.gpu import MemoryPlan
-from engine.live_index import IndexSettings, report_nothing
+from engine.index.settings import IndexSettings
+from engine.live_index import report_nothing
 from engine.types import EmbeddingContract, Enrollment, Template, Vectors
 from tests.contract.naive import unit_vectors
 

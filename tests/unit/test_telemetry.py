@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from engine import logs
 from engine.errors import SettingsError
 from engine.logs import LOGGER, JsonFormatter, TextFormatter, configure_logging, redacted_traceback
 from engine.telemetry import REQUEST_ID_CHARACTERS_MAX, RequestRecord, Telemetry
@@ -31,8 +32,21 @@ def _logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
     yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
     root.handlers[:], logging.raiseExceptions = handlers, raises
     root.setLevel(level)
+
+
+def flush() -> None:
+    (handler,) = logging.getLogger().handlers
+    handler.flush()
+
+
+def text_of(stream: io.StringIO) -> str:
+    """What was logged to it."""
+    flush()
+    return stream.getvalue()
 
 
 def finished(telemetry: Telemetry, **fields: object) -> RequestRecord:
@@ -47,7 +61,7 @@ def test_a_request_is_one_json_object_on_one_line() -> None:
     stream = io.StringIO()
     configure_logging(stream)
     finished(Telemetry(), request_id="a\nb", code="NOT_FOUND", reason="GALLERY_NOT_FOUND")
-    (text,) = stream.getvalue().splitlines()
+    (text,) = text_of(stream).splitlines()
     line = json.loads(text)
     assert line.pop("time").endswith("Z")
     assert line.pop("latency_ms") >= 0
@@ -66,7 +80,7 @@ def test_on_a_terminal_a_request_is_one_readable_line_whatever_it_holds() -> Non
     stream = Terminal()
     configure_logging(stream)
     finished(Telemetry(), request_id="a\n\x1b[31mb c", stages_ms={"search": 1.25})
-    (text,) = stream.getvalue().splitlines()
+    (text,) = text_of(stream).splitlines()
     assert "rpc=GalleryService/GetGallery code=OK" in text
     assert r"request_id='a\n\x1b[31mb c'" in text
     assert text.endswith("search=1.25ms")
@@ -122,6 +136,7 @@ def test_a_log_whose_reader_is_gone_does_not_disturb_requests(capsys: pytest.Cap
     configure_logging(stream)
     stream.close()
     finished(Telemetry())
+    flush()
     assert capsys.readouterr().err == ""
 
 
@@ -160,21 +175,64 @@ def test_metrics_are_served_with_the_galleries_of_the_moment() -> None:
     assert 'identiface_device_info{device="cpu",model="dlib-resnet"} 1.0' in lines
 
 
-def test_the_log_goes_to_stdout_unless_told_otherwise() -> None:
+def test_the_log_goes_to_stdout_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
-    (handler,) = logging.getLogger().handlers
-    assert isinstance(handler, logging.StreamHandler)
-    assert handler.stream is sys.stdout
+    LOGGER.info("serving")
+    flush()
+    assert json.loads(capsys.readouterr().out)["event"] == "serving"
+
+
+class Stuck(io.StringIO):
+    """A log whose reader does not read for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.is_read.wait(60)
+        return super().write(text)
+
+
+def test_a_log_that_cannot_be_written_holds_up_nobody_and_says_what_it_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "LINES_WAITING_MAX", 4)
+    stream = Stuck()
+    configure_logging(stream)
+    for number in range(10):
+        LOGGER.info("line %d", number)
+    stream.is_read.set()
+    flush()
+    LOGGER.info("later")
+    lines = [json.loads(line) for line in text_of(stream).splitlines()]
+    kept, (lost, later) = lines[:-2], lines[-2:]
+    assert [line["event"] for line in kept] == [f"line {number}" for number in range(len(kept))]
+    assert lost["level"] == "warning"
+    assert lost["num_lines"] == 10 - len(kept) >= 5
+    assert later["event"] == "later"
+
+
+def test_the_end_of_a_process_does_not_wait_for_ever_for_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stuck()
+    configure_logging(stream)
+    LOGGER.info("line")
+    with monkeypatch.context() as patch:
+        patch.setattr(logs, "FLUSH_S_MAX", 0.01)
+        flush()
+    assert stream.getvalue() == ""
+    stream.is_read.set()
+    assert "line" in text_of(stream)
 
 
 def test_lines_name_their_process_where_there_are_several() -> None:
     stream, terminal = io.StringIO(), Terminal()
     configure_logging(stream, worker="embed-0")
     LOGGER.info("serving")
-    assert json.loads(stream.getvalue())["worker"] == "embed-0"
+    assert json.loads(text_of(stream))["worker"] == "embed-0"
     configure_logging(terminal, worker="embed-0")
     LOGGER.info("serving")
-    assert "worker=embed-0 serving" in terminal.getvalue()
+    assert "worker=embed-0 serving" in text_of(terminal)
 
 
 def test_a_process_that_is_asked_by_another_counts_without_lines() -> None:
@@ -182,6 +240,6 @@ def test_a_process_that_is_asked_by_another_counts_without_lines() -> None:
     configure_logging(stream)
     telemetry = Telemetry(has_lines=False)
     finished(telemetry)
-    assert stream.getvalue() == ""
+    assert text_of(stream) == ""
     labels = {"rpc": "GalleryService/GetGallery", "code": "OK"}
     assert telemetry.registry.get_sample_value("identiface_requests_total", labels) == 1.0

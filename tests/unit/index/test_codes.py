@@ -264,3 +264,16 @@ def test_any_dimension_can_be_searched(tmp_path: Path, dimension: int) -> None:
     assert generation.manifest.dimension == dimension
     found = Snapshot.base(generation, 1, dimension).search(vectors[:50], 5)
     np.testing.assert_array_equal(found.template_ids[:, 0], rows.template_ids[:50])
+
+
+def test_one_thread_builds_the_same_as_two(tmp_path: Path, vectors: Vectors) -> None:
+    manifests = []
+    for threads in (1, 2):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        rows = columns(vectors)
+        generation = build(
+            folder, rows, number=1, sequence=1, contract_digest="digest", flat_rows_max=0, threads=threads
+        )
+        manifests.append(generation.manifest)
+    assert manifests[0] == manifests[1]
