@@ -82,19 +82,28 @@ def check_batch(
         if errors
         else b"".join(data)
     )
-    wide = np.frombuffer(joined, _LITTLE_ENDIAN).reshape(len(data), dimension).astype(np.float64)
+    sent = np.frombuffer(joined, _LITTLE_ENDIAN).reshape(len(data), dimension)
+    rows, problems = units(sent, np.asarray(normalize, bool))
+    for row, problem in problems.items():
+        errors.setdefault(row, InvalidVectorError(f"{names[row]}: {problem}"))
+    return rows, errors
+
+
+def units(vectors: NDArray[np.floating], normalize: NDArray[np.bool_]) -> tuple[Vectors, dict[int, str]]:
+    """Rows of floats[n, d] as float32[n, d] of unit length to 1e-6, and what is wrong with which row.
+
+    `normalize`, bool[n], says of which rows any length will do. Wrong ones come back as zeros.
+    """
+    wide = vectors.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    is_fine = (np.abs(lengths - 1.0) <= UNIT_TOLERANCE) | (
-        np.asarray(normalize, bool) & (lengths > 0) & np.isfinite(lengths)
-    )
+    is_fine = (np.abs(lengths - 1.0) <= UNIT_TOLERANCE) | (normalize & (lengths > 0) & np.isfinite(lengths))
+    problems: dict[int, str] = {}
     for bad in np.flatnonzero(~is_fine).tolist():
-        if bad not in errors:
-            problem = _problem(float(lengths[bad]), normalize=normalize[bad])
-            errors[bad] = InvalidVectorError(f"{names[bad]}: {problem}")
+        problems[bad] = _problem(float(lengths[bad]), normalize=bool(normalize[bad])) or "cannot be used"
     lengths[~is_fine] = 1.0
     wide[~is_fine] = 0.0
-    return (wide / lengths[:, None]).astype(np.float32), errors
+    return (wide / lengths[:, None]).astype(np.float32), problems
 
 
 def _problem(length: float, *, normalize: bool) -> str | None:

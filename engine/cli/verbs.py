@@ -96,9 +96,9 @@ def build_parser(*, is_for_serve: bool = False) -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     serve.add_verbs(verbs)
     if not is_for_serve:
-        from engine.cli import admin, enrolled, evaluate, faces, galleries
+        from engine.cli import admin, capture, enrolled, evaluate, export, faces, galleries, index
 
-        for module in (galleries, enrolled, faces, admin, evaluate):
+        for module in (galleries, enrolled, faces, admin, evaluate, index, export, capture):
             module.add_verbs(verbs)
     return parser
 

@@ -1,0 +1,64 @@
+"""What a job will take, said before it begins: time, memory, disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import StorageFullError
+from indexer.plan import Plan
+
+TEMPLATE_DISK_BYTES = 2600
+"""Of a template in the store and two generations of the index, with vectors of 128 dimensions."""
+FLOAT_DISK_BYTES = 16
+"""For each further dimension: the store, its journal and two generations hold it."""
+OUTCOME_DISK_BYTES = 800
+"""Of a picture's outcome."""
+PICTURE_S = 0.035
+"""Of a core, for a picture of 250 x 250 pixels with one face; large pictures take several times as long."""
+ROW_S = 40e-6
+BUILD_ROW_S = 15e-6
+PROCESS_BYTES = 700 << 20
+"""Of a process that holds the default network."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole job, roughly."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+    def line(self) -> str:
+        """Say it."""
+        return (
+            f"about {self.seconds:,.0f} s, {self.memory_bytes / 1e9:,.1f} GB of memory, "
+            f"{self.disk_bytes / 1e9:,.2f} GB of disk"
+        )
+
+
+def estimate(planned: Plan, num_workers: int) -> Estimate:
+    """Estimate a job before it begins."""
+    num = planned.num_items
+    dimension = planned.dimension or 128
+    per_template = TEMPLATE_DISK_BYTES + max(0, dimension - 128) * FLOAT_DISK_BYTES
+    build_bytes = num * (dimension * 4 + 100)
+    if not planned.is_pictures:
+        return Estimate(num * (ROW_S + BUILD_ROW_S), (300 << 20) + build_bytes, num * per_template)
+    seconds = num * (PICTURE_S / num_workers + ROW_S + BUILD_ROW_S)
+    memory = num_workers * PROCESS_BYTES + build_bytes
+    return Estimate(seconds, memory, num * (per_template + OUTCOME_DISK_BYTES))
+
+
+def refuse_if_full(planned: Plan, job: Path, num_done: int) -> None:
+    """Raise StorageFullError where the disk of the job's folder cannot hold what is still to be done."""
+    whole = estimate(planned, 1).disk_bytes
+    needed = int(whole * (1 - num_done / max(1, planned.num_items)))
+    free = shutil.disk_usage(job).free
+    if needed > free:
+        raise StorageFullError(
+            f"the job needs about {needed / 1e9:,.1f} GB of disk under {job}, {free / 1e9:,.1f} GB are free",
+            hint="Make room, or keep the data on a larger disk.",
+        )
