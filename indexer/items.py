@@ -70,6 +70,15 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @dataclass(frozen=True)
+class Bare:
+    """An identity without templates."""
+
+    identity_id: str
+    attributes: Mapping[str, str]
+    expire_time: float | None
+
+
+@dataclass(frozen=True)
 class Block:
     """Consecutive rows of a source of vectors."""
 
@@ -87,6 +96,10 @@ class Block:
     """Of each row's identity, unix seconds; empty: nobody expires."""
     refusals: Sequence[Refusal] = field(default=())
     """Rows of this block left out of all of the above."""
+    sources: Sequence[str] = ()
+    """What each template says of where it came from; empty: its key."""
+    bare: Sequence[Bare] = ()
+    """Rows of this block that are no templates, left out of the rest, too."""
 
     def attributes_of(self, place: int) -> Mapping[str, str]:
         """Of the row at this place of the block."""

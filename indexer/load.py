@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -30,7 +31,8 @@ def load_pictures(target: Target, gallery_id: str, outcomes: Iterable[Outcome]) 
         ]
         attributes = {name: value for outcome in own for name, value in outcome.attributes.items()}
         enrollments.append(Enrollment(identity_id, tuple(templates), attributes))
-    return _load(target, gallery_id, enrollments)
+    keys = [tuple(template.source for template in one.templates) for one in enrollments]
+    return _load(target, gallery_id, enrollments, keys)
 
 
 def load_block(target: Target, gallery_id: str, block: Block, *, normalize: bool) -> Loaded:
@@ -40,17 +42,23 @@ def load_block(target: Target, gallery_id: str, block: Block, *, normalize: bool
         Refusal(block.keys[row], Reason.BAD_VECTOR, block.identity_ids[row], problem)
         for row, problem in problems.items()
     ]
+    good = [row for row in range(len(rows)) if row not in problems]
+    sources = block.sources or block.keys
     enrollments = [
         Enrollment(
             block.identity_ids[row],
-            (Template(rows[row], block.qualities[row] if block.qualities else 0.0, block.keys[row]),),
+            (Template(rows[row], block.qualities[row] if block.qualities else 0.0, sources[row]),),
             block.attributes_of(row),
             block.expire_times[row] if block.expire_times else None,
         )
-        for row in range(len(rows))
-        if row not in problems
+        for row in good
     ]
-    loaded = _load(target, gallery_id, enrollments)
+    keys = [(block.keys[row],) for row in good]
+    enrollments += [
+        Enrollment(bare.identity_id, (), bare.attributes, bare.expire_time) for bare in block.bare
+    ]
+    keys += [(bare.identity_id,) for bare in block.bare]
+    loaded = _load(target, gallery_id, enrollments, keys)
     return msgspec.structs.replace(
         loaded, refused=[*block.refusals, *refused, *loaded.refused], sha256=digest_of(block)
     )
@@ -59,32 +67,34 @@ def load_block(target: Target, gallery_id: str, block: Block, *, normalize: bool
 def digest_of(block: Block) -> bytes:
     """sha256 of what a block holds."""
     digest = hashlib.sha256(np.ascontiguousarray(block.vectors).data)
-    digest.update(msgspec.msgpack.encode([block.identity_ids, block.attributes, block.refusals]))
+    digest.update(msgspec.msgpack.encode([block.identity_ids, block.attributes, block.refusals, block.bare]))
     return digest.digest()
 
 
-def _load(target: Target, gallery_id: str, enrollments: Sequence[Enrollment]) -> Loaded:
+def _load(
+    target: Target, gallery_id: str, enrollments: Sequence[Enrollment], keys: Sequence[tuple[str, ...]]
+) -> Loaded:
+    """Enroll; `keys` are those of each enrollment's templates, or of itself where it has none."""
     num_given = num_ignored = 0
     refused: list[Refusal] = []
     again: list[Enrollment] = []
-    for enrollment, outcome in zip(enrollments, target.enroll(gallery_id, enrollments), strict=True):
+    keys_again: list[tuple[str, ...]] = []
+    outcomes = target.enroll(gallery_id, enrollments)
+    for enrollment, own_keys, outcome in zip(enrollments, keys, outcomes, strict=True):
         if isinstance(outcome, EnrollResult):
             num_given += outcome.num_added + outcome.num_ignored
             num_ignored += outcome.num_ignored
-        elif len(enrollment.templates) > 1:
+        elif len(own_keys) == 1:
+            refused.append(Refusal(own_keys[0], _reason(outcome), enrollment.identity_id, outcome.message))
+        else:
             # One template too many refuses all of them; alone each has its own outcome.
             again += [
-                Enrollment(enrollment.identity_id, (template,), enrollment.attributes)
-                for template in enrollment.templates
+                dataclasses.replace(enrollment, templates=(template,)) for template in enrollment.templates
             ]
-        else:
-            refused += [
-                Refusal(template.source, _reason(outcome), enrollment.identity_id, outcome.message)
-                for template in enrollment.templates
-            ]
+            keys_again += [(key,) for key in own_keys]
     if not again:
         return Loaded(num_given, num_ignored, refused)
-    rest = _load(target, gallery_id, again)
+    rest = _load(target, gallery_id, again, keys_again)
     return Loaded(num_given + rest.num_given, num_ignored + rest.num_ignored, refused + rest.refused)
 
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from engine.errors import InvalidInputError
 from engine.rules import check_contract, check_expire_time
-from engine.types import EmbeddingContract, Vectors
-from indexer.items import Block, Reason, Refusal
+from engine.types import NO_ATTRIBUTES, EmbeddingContract, Vectors
+from indexer.items import Bare, Block, Reason, Refusal
 from indexer.sources.names import (
     attributes_problem,
     bad_identity,
@@ -47,6 +47,9 @@ from indexer.sources.vector_rows import check_dimension, check_range, fingerprin
 
 CONTRACT_KEY = b"identiface.contract"
 """Of the file's metadata: the fields of an EmbeddingContract as JSON."""
+FORMAT_KEY = b"identiface.format"
+"""Of the metadata of what `identiface export` wrote. A row without vector is an identity without templates
+there, and a template may have no source."""
 BATCH_BYTES = 16 * 2**20
 """Of vectors decoded at once."""
 BATCH_ROWS_MAX = 16_384
@@ -86,7 +89,9 @@ class ParquetSource:
             schema = file.schema_arrow
             _check_schema(path, schema)
             self.num_rows: int = file.metadata.num_rows
-            self.contract = _read_contract(path, file.metadata.metadata or {})
+            metadata = file.metadata.metadata or {}
+            self.contract = _read_contract(path, metadata)
+            self._is_export = FORMAT_KEY in metadata
             self.dimension = (
                 fixed_dimension(schema.field(VECTOR_COLUMN).type)
                 or (self.contract.dimension if self.contract else 0)
@@ -118,7 +123,9 @@ class ParquetSource:
     def read(self, start: int, stop: int) -> Block:
         """Rows start to stop - 1; cheapest in ascending order. Raises OSError."""
         check_range(start, stop, self.num_rows)
-        rows = _Rows(start, stop - start, self.dimension, row_prefix(self._path.name))
+        rows = _Rows(
+            start, stop - start, self.dimension, row_prefix(self._path.name), is_export=self._is_export
+        )
         if start < stop:
             with damage_as_os_error(self._path):
                 with self._lock:
@@ -199,7 +206,10 @@ class _Cursor:
 class _Rows:
     """Rows of a block as they come in batches."""
 
-    def __init__(self, first_row: int, num_rows: int, dimension: int, prefix: str):
+    def __init__(self, first_row: int, num_rows: int, dimension: int, prefix: str, *, is_export: bool):
+        self._is_export = is_export
+        self._sources: list[str] = []
+        self._bare: set[int] = set()
         self._first_row = first_row
         self._num_rows = num_rows
         self._prefix = prefix
@@ -220,6 +230,8 @@ class _Rows:
         self._keys += [
             source_key(name) if name else f"{self._prefix}{number}" for number, name in enumerate(names, row)
         ]
+        if self._is_export:
+            self._sources += [name or "" for name in names]
         self._identity_ids += [name or "" for name in texts(columns["identity_id"])]
         if "attributes" in columns:
             self._attributes += text_maps(columns["attributes"])
@@ -231,6 +243,9 @@ class _Rows:
         told = fill_vectors(columns["vector"], self._vectors[place : place + batch.num_rows])
         for other in np.flatnonzero(told != dimension).tolist():
             length = int(told[other])
+            if length < 0 and self._is_export:
+                self._bare.add(place + other)
+                continue
             detail = f"{length} numbers, the file's have {dimension}" if length >= 0 else "there is no vector"
             self._problems[place + other] = (Reason.BAD_VECTOR, detail)
 
@@ -245,9 +260,10 @@ class _Rows:
             self._attributes if any(self._attributes) else (),
             self._qualities,
             self._expire_times if any(time is not None for time in self._expire_times) else (),
+            sources=self._sources,
         )
         identities = identity_problems(self._identity_ids)
-        if not identities and not self._problems:
+        if not identities and not self._problems and not self._bare:
             return block
         refused: list[Refusal | None] = []
         for place, (key, identity_id) in enumerate(zip(self._keys, self._identity_ids, strict=True)):
@@ -258,7 +274,14 @@ class _Rows:
                 refused.append(Refusal(key, reason, identity_id, detail))
             else:
                 refused.append(None)
-        return without(block, refused)
+        return without(block, refused, {place: self._bare_at(place) for place in sorted(self._bare)})
+
+    def _bare_at(self, place: int) -> Bare:
+        return Bare(
+            self._identity_ids[place],
+            self._attributes[place] if self._attributes else NO_ATTRIBUTES,
+            self._expire_times[place] if self._expire_times else None,
+        )
 
     def _check_rows(self) -> None:
         """Note what is wrong beside vectors and identities."""

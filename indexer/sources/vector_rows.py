@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 
 from engine.errors import InvalidInputError
 from engine.types import DIMENSION_MAX, DIMENSION_MIN
-from indexer.items import Block, Refusal
+from indexer.items import Bare, Block, Refusal
+
+_NOBODY: Mapping[int, Bare] = {}
 
 
 def fingerprint_of(files: Iterable[Path]) -> str:
@@ -40,9 +42,9 @@ def check_range(start: int, stop: int, num_rows: int) -> None:
         raise IndexError(f"rows {start} to {stop} of {num_rows}")
 
 
-def without(block: Block, refused: Sequence[Refusal | None]) -> Block:
-    """Leave the refused rows of a block out of it."""
-    kept = [refusal is None for refusal in refused]
+def without(block: Block, refused: Sequence[Refusal | None], bare: Mapping[int, Bare] = _NOBODY) -> Block:
+    """Leave the refused rows of a block, and the bare ones by their place, out of it."""
+    kept = [refusal is None and place not in bare for place, refusal in enumerate(refused)]
     return Block(
         block.first_row,
         block.vectors[kept],
@@ -52,4 +54,6 @@ def without(block: Block, refused: Sequence[Refusal | None]) -> Block:
         list(compress(block.qualities, kept)),
         list(compress(block.expire_times, kept)),
         [refusal for refusal in refused if refusal is not None],
+        list(compress(block.sources, kept)),
+        [one for place, one in bare.items() if refused[place] is None],
     )
