@@ -28,7 +28,7 @@ from indexer.check import Sample, refuse_fault, verify
 from indexer.estimate import estimate, refuse_if_full
 from indexer.histogram import SimilarityHistogram
 from indexer.items import Block, PictureSource, VectorSource
-from indexer.load import digest_of, load_block, load_pictures
+from indexer.load import digest_of, load_block, load_pictures, read_rows
 from indexer.mapper import PictureMapper
 from indexer.progress import Progress
 from indexer.record import JobFolder, JobSettings, Judged, Loaded
@@ -339,7 +339,7 @@ class Job:
 
 def _rows(planned: plan.Plan, source: VectorSource, number: int) -> Block:
     start = number * planned.items_per_shard
-    return source.read(start, start + planned.items_of(number))
+    return read_rows(source, start, start + planned.items_of(number))
 
 
 def _told(settings: JobSettings, summary: Summary) -> dict[str, str | int | float]:

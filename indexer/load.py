@@ -6,17 +6,21 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from engine.errors import EngineError, InvalidVectorError, TemplateLimitError
-from engine.types import Enrollment, EnrollResult, Template
+from engine.types import NO_ATTRIBUTES, Enrollment, EnrollResult, Template
 from engine.vectors import units
-from indexer.items import Block, Reason, Refusal
+from indexer.items import Block, Reason, Refusal, VectorSource
 from indexer.mapper import Outcome
 from indexer.record import Loaded
 from indexer.target import Target
+
+UNREADABLE_ROWS = 1024
+"""Rows of vectors that are given up together where a file is damaged."""
 
 
 def load_pictures(target: Target, gallery_id: str, outcomes: Iterable[Outcome]) -> Loaded:
@@ -61,6 +65,43 @@ def load_block(target: Target, gallery_id: str, block: Block, *, normalize: bool
     loaded = _load(target, gallery_id, enrollments, keys)
     return msgspec.structs.replace(
         loaded, refused=[*block.refusals, *refused, *loaded.refused], sha256=digest_of(block)
+    )
+
+
+def read_rows(source: VectorSource, start: int, stop: int) -> Block:
+    """Read rows start to stop - 1; what of them cannot be read is refused, UNREADABLE_ROWS at a time."""
+    try:
+        return source.read(start, stop)
+    except OSError as error:
+        if stop - start > UNREADABLE_ROWS:
+            middle = (start + stop) // 2
+            return _joined(read_rows(source, start, middle), read_rows(source, middle, stop))
+        refusal = Refusal(
+            f"rows {start} to {stop - 1}", Reason.UNREADABLE, detail=error.strerror or str(error)
+        )
+        return Block(start, np.empty((0, source.dimension), np.float32), [], [], refusals=[refusal])
+
+
+def _joined(one: Block, other: Block) -> Block:
+    """Both blocks as one; what only one of them has is filled up for the other."""
+
+    def both(name: str, nothing: object) -> list[Any]:
+        first, second = getattr(one, name), getattr(other, name)
+        if not first and not second:
+            return []
+        return [*(first or [nothing] * len(one.keys)), *(second or [nothing] * len(other.keys))]
+
+    return Block(
+        one.first_row,
+        np.concatenate([one.vectors, other.vectors]),
+        [*one.identity_ids, *other.identity_ids],
+        [*one.keys, *other.keys],
+        both("attributes", NO_ATTRIBUTES),
+        both("qualities", 0.0),
+        both("expire_times", None),
+        [*one.refusals, *other.refusals],
+        [*(one.sources or one.keys), *(other.sources or other.keys)],
+        [*one.bare, *other.bare],
     )
 
 

@@ -73,7 +73,7 @@ def run(
         source=str(source), gallery=gallery, target=target.name, normalize=normalize, replace=replace
     )
     folder = JobFolder(tmp_path / "jobs", settings.id)
-    rows = open_source(source, source.with_suffix(".txt"))
+    rows = open_source(source, source.with_suffix(".txt") if source.suffix == ".npy" else None)
     assert isinstance(rows, VectorSource)
     with folder.locked(settings):
         return Job(folder, settings, target, lambda _line: None).run(
