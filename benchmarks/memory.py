@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -12,8 +13,9 @@ def family(pid: int) -> list[int]:
     """The process and all below it that live."""
     found = [pid]
     for process in found:
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            found.extend(int(child) for child in children.read_text().split())
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            for children in Path(f"/proc/{process}/task").glob("*/children"):
+                found.extend(int(child) for child in children.read_text().split())
     return found
 
 
@@ -25,6 +27,11 @@ def pss_bytes(pid: int) -> int:
 def rss_bytes(pid: int) -> int:
     """Pages that a process maps and that are in memory, shared ones in full."""
     return _rollup(pid, "Rss:")
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Private memory of a process that no file stands behind."""
+    return _rollup(pid, "Anonymous:")
 
 
 def drop_page_cache(folder: Path) -> None:

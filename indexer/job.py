@@ -219,8 +219,7 @@ class Job:
     def _judge(self, planned: plan.Plan, templates_max: int) -> None:
         if self._folder.judged() is not None:
             return
-        contract, gate = self._target.contract(self._folder.state.gallery_id), self._settings.gate
-        assert contract is not None, "it was opened before"
+        gate = self._settings.gate
         with self._folder.timed("judge"):
             found = judge.Found()
             for number in range(planned.num_shards):
@@ -231,7 +230,7 @@ class Job:
             flagged = {}
             is_looked_for = gate.near_another_identity != "accept"
             if is_looked_for and len(found.keys) <= judge.NEAR_TEMPLATES_MAX:
-                flagged = judge.strangers(found, contract.threshold, histogram)
+                flagged = judge.strangers(found, histogram)
                 if gate.near_another_identity == "refuse":
                     refused, flagged = {**flagged, **refused}, {}
             refused |= judge.beyond_limit(found, templates_max, refused.keys())

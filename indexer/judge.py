@@ -57,24 +57,25 @@ def duplicates(found: Found) -> dict[str, Refusal]:
     return refused
 
 
-def strangers(found: Found, lonely_min: float, histogram: SimilarityHistogram) -> dict[str, Refusal]:
+def strangers(found: Found, histogram: SimilarityHistogram) -> dict[str, Refusal]:
     """By key, templates nearer to another identity than to their own.
 
-    One that is alone of its identity counts where another identity reaches `lonely_min`, the similarity at
-    which two templates are taken for one person.
+    One that is alone of its identity has nothing to be compared with.
     """
     flagged: dict[str, Refusal] = {}
     if len(set(found.identity_ids)) < 2:
         return flagged
     names, numbers = np.unique(np.array(found.identity_ids), return_inverse=True)
     for first, same, other, nearest in _nearest(np.stack(found.vectors), numbers):
-        histogram.add(same[np.isfinite(same)], SAME)
+        has_own = np.isfinite(same)
+        histogram.add(same[has_own], SAME)
         histogram.add(other, OTHER)
-        is_stranger = np.where(np.isfinite(same), other > same, other >= lonely_min)
-        for place in np.flatnonzero(is_stranger).tolist():
-            key, near = found.keys[first + place], str(names[numbers[nearest[place]]])
-            own = f"{same[place]:.3f} to its own" if np.isfinite(same[place]) else "alone of its own"
-            detail = f"{other[place]:.3f} to {near} ({found.keys[nearest[place]]}), {own}"
+        for place in np.flatnonzero(has_own & (other > same)).tolist():
+            key, near = found.keys[first + place], nearest[place]
+            detail = (
+                f"{other[place]:.3f} to {names[numbers[near]]} ({found.keys[near]}), "
+                f"{same[place]:.3f} to the nearest of its own"
+            )
             flagged[key] = Refusal(
                 key, Reason.NEAR_ANOTHER_IDENTITY, found.identity_ids[first + place], detail
             )
