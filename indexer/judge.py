@@ -20,7 +20,8 @@ from indexer.mapper import Outcome
 
 NEAR_TEMPLATES_MAX = 200_000
 """Templates up to which each is compared with all: 100 s on two cores; beyond, nobody is flagged."""
-BLOCK_ROWS = 1024
+BLOCK_FLOATS = 1 << 24
+"""Similarities computed at once: 64 MB, and as much again while they are divided."""
 
 
 @dataclass
@@ -103,8 +104,9 @@ def _nearest(
     vectors: Vectors, numbers: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
     """By block: its first row, similarity to the nearest of its own and of others, that other's row."""
-    for first in range(0, len(vectors), BLOCK_ROWS):
-        rows = np.arange(first, min(first + BLOCK_ROWS, len(vectors)))
+    num_rows = max(1, BLOCK_FLOATS // len(vectors))
+    for first in range(0, len(vectors), num_rows):
+        rows = np.arange(first, min(first + num_rows, len(vectors)))
         found = vectors[rows] @ vectors.T
         found[np.arange(len(rows)), rows] = -np.inf
         is_own = numbers[rows, None] == numbers[None]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,11 @@ def sorted_rows(file: Path) -> bytes:
     return repr(table.sort_by("source").to_pydict()).encode()
 
 
+def small_files(limit_bytes: int) -> Callable[[], None]:
+    """Let a process write no file beyond this: it meets a full disk in the middle of whatever it does."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+
 def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=LONGEST_S)
 
@@ -74,4 +80,25 @@ def test_a_job_killed_again_and_again_ends_as_if_it_was_not(tmp_path: Path) -> N
     # A shard that was loaded twice says how many of its templates were there: one for each kill at most.
     num_torn = sum(folder.loaded(number).num_ignored > 0 for number in range(planned.num_shards))
     assert num_torn <= num_killed
+    assert exported(tmp_path, "data") == exported(tmp_path, "whole")
+
+
+def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    num_rows = 30_000
+    np.save(tmp_path / "v.npy", unit_vectors(np.random.default_rng(2), num_rows, DIMENSION))
+    (tmp_path / "ids.txt").write_text("".join(f"person {row}\n" for row in range(num_rows)))
+    run(command(tmp_path, "whole"))
+    size_bytes = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    full = subprocess.run(
+        command(tmp_path, "data"),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+        preexec_fn=small_files(size_bytes // 2),
+    )
+    assert full.returncode == 1
+    (told,) = [line for line in full.stderr.splitlines() if line.startswith("identiface: ")]
+    assert "space" in told or "full" in told, told
+    run(command(tmp_path, "data"))
     assert exported(tmp_path, "data") == exported(tmp_path, "whole")

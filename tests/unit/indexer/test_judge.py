@@ -62,7 +62,7 @@ def test_without_another_identity_nobody_is_among_strangers(num_identities: int)
 
 
 def test_strangers_are_those_of_a_naive_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(judge, "BLOCK_FLOATS", 7 * 60)
     vectors = unit_vectors(np.random.default_rng(1), 60, 4)
     names = [f"p{row % 9}" for row in range(60)]
     flagged = judge.strangers(
