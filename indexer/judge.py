@@ -19,7 +19,7 @@ from indexer.items import Reason, Refusal
 from indexer.mapper import Outcome
 
 NEAR_TEMPLATES_MAX = 200_000
-"""Templates up to which each is compared with all: 100 s on two cores; beyond, nobody is flagged."""
+"""Templates up to which each is compared with all: minutes of a core; beyond, nobody is flagged."""
 BLOCK_FLOATS = 1 << 24
 """Similarities computed at once: 64 MB, and as much again while they are divided."""
 

@@ -69,6 +69,8 @@ def add_verbs(verbs: Verbs) -> None:
     )
     _add_target(run)
     run.add_argument("--ids", metavar="FILE", type=Path, help="identity of each row of an .npy file")
+    run.add_argument("--images", metavar="NAME", default="", help="of an HDF5 file: data set of the images")
+    run.add_argument("--labels", metavar="NAME", default="", help="of an HDF5 file: data set of the labels")
     run.add_argument("--replace", action="store_true", help="replace the gallery that the alias names")
     run.add_argument(
         "--replan", action="store_true", help="look at everything again where the source has changed"
@@ -157,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from indexer.record import JobFolder
     from indexer.sources import open_source
 
-    source = open_source(arguments.source, arguments.ids)
+    source = open_source(arguments.source, arguments.ids, images=arguments.images, labels=arguments.labels)
     what = source if isinstance(source, VectorSource) else _pictures(arguments, source)
     given = _contract_of(arguments, source) if isinstance(source, VectorSource) else None
     with _opened(arguments) as target:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.fault
 NUM_ROWS = 3 * ROWS_PER_SHARD + 1000
 DIMENSION = 8
 NUM_KILLS = 20
+NUM_PEOPLE, NUM_PICTURE_KILLS = 250, 5
 LONGEST_S = 120.0
 
 
@@ -101,4 +104,28 @@ def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: P
     (told,) = [line for line in full.stderr.splitlines() if line.startswith("identiface: ")]
     assert "space" in told or "full" in told, told
     run(command(tmp_path, "data"))
+    assert exported(tmp_path, "data") == exported(tmp_path, "whole")
+
+
+@pytest.mark.data
+@pytest.mark.model
+def test_a_job_of_pictures_killed_again_and_again_ends_as_if_it_was_not(
+    tmp_path: Path, data_folder: Path
+) -> None:
+    root = tmp_path / "root"
+    for number, person in enumerate(sorted((data_folder / "lfw" / "images").iterdir())[:NUM_PEOPLE]):
+        shutil.copytree(person, root / f"{number:03d}")
+    line = ["index", "run", str(root), "--gallery", "people", "--workers", "2", "--data"]
+    run([str(PROGRAM), *line, str(tmp_path / "whole")])
+    rng = random.Random(6)
+    for _ in range(NUM_PICTURE_KILLS):
+        process = subprocess.Popen(
+            [str(PROGRAM), *line, str(tmp_path / "data")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(1.0, 7.0))
+        process.kill()
+        # Its workers hold the pipe, too: this ends when the last of them has.
+        process.communicate(timeout=LONGEST_S)
+    run([str(PROGRAM), *line, str(tmp_path / "data")])
     assert exported(tmp_path, "data") == exported(tmp_path, "whole")

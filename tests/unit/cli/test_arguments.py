@@ -54,6 +54,8 @@ FLAGS = {
     "index run": {
         "--gallery",
         "--ids",
+        "--images",
+        "--labels",
         "--replace",
         "--replan",
         "--verify",
