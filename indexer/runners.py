@@ -12,8 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
 from engine.errors import InvalidInputError
@@ -43,10 +42,10 @@ class Inline:
 
 
 class Processes:
-    """In processes of their own, which end with this one.
+    """In processes of their own, which end with this one, however that ends.
 
-    Where one is killed (for want of memory, say), the shards that were worked on are done again in halves,
-    until the item that is worked on whenever it happens is alone, and refused.
+    Where one is killed (for want of memory, say), its shard is done again in halves, until the item that is
+    worked on whenever it happens is alone, and refused.
     """
 
     def __init__(self, num_workers: int):
@@ -55,88 +54,105 @@ class Processes:
         self._num_workers = num_workers
 
     def run(self, mapper: PictureMapper, shards: Shards) -> Mapped:
-        """As `Runner`."""
+        """As `Runner`; raises what the mapper raises."""
         rest = iter(shards)
-        while True:
-            suspects: list[tuple[int, list[Item]]] = []
-            with self._pool(mapper, self._num_workers) as pool:
-                yield from self._run(pool, rest, suspects)
-            if not suspects:
-                return
-            for number, items in suspects:
-                yield number, self._alone(mapper, items)
+        with contextlib.ExitStack() as parts:
+            busy: dict[Connection, _Worker] = {}
+            for shard in self._first(rest):
+                worker = parts.enter_context(_Worker(mapper))
+                worker.give(shard)
+                busy[worker.connection] = worker
+            while busy:
+                for connection in wait(list(busy)):
+                    assert isinstance(connection, Connection)
+                    worker = busy.pop(connection)
+                    number, items = worker.shard
+                    outcomes = worker.take()
+                    if outcomes is None:
+                        outcomes = _alone(mapper, items)
+                        worker = parts.enter_context(_Worker(mapper))
+                    # Before its outcomes are written, so that it does not wait for the disk.
+                    if (following := next(rest, None)) is not None:
+                        worker.give(following)
+                        busy[worker.connection] = worker
+                    yield number, outcomes
 
-    def _run(
-        self, pool: futures.ProcessPoolExecutor, rest: Shards, suspects: list[tuple[int, list[Item]]]
-    ) -> Mapped:
-        """Map until all are done or a worker was killed; then `suspects` are those under way."""
-        pending: dict[futures.Future[list[Outcome]], tuple[int, list[Item]]] = {}
-        is_broken = False
-        while True:
-            while not is_broken and len(pending) < 2 * self._num_workers:
-                one = next(iter(rest), None)
-                if one is None:
-                    break
-                try:
-                    pending[pool.submit(_map, one[1])] = one
-                except BrokenProcessPool:
-                    suspects.append(one)
-                    is_broken = True
-            if not pending:
-                return
-            done, _ = futures.wait(pending, return_when=futures.FIRST_COMPLETED)
-            for future in done:
-                number, items = pending.pop(future)
-                try:
-                    yield number, future.result()
-                except BrokenProcessPool:
-                    suspects.append((number, items))
-                    is_broken = True
+    def _first(self, rest: Iterator[tuple[int, list[Item]]]) -> list[tuple[int, list[Item]]]:
+        """A shard for each worker; where there are fewer, there are fewer workers."""
+        return [shard for _, shard in zip(range(self._num_workers), rest, strict=False)]
 
-    def _alone(self, mapper: PictureMapper, items: list[Item]) -> list[Outcome]:
-        waiting = deque([items])
-        outcomes: list[Outcome] = []
-        while waiting:
-            part = waiting.popleft()
-            try:
-                with self._pool(mapper, 1) as pool:
-                    outcomes += pool.submit(_map, part).result()
-            except BrokenProcessPool:
-                middle = len(part) // 2
-                if middle:
-                    waiting.extendleft((part[middle:], part[:middle]))
-                    continue
-                detail = "the process that worked on it was killed, perhaps for want of memory"
-                (item,) = part
-                outcomes.append(Outcome(item.key, item.identity_id, Reason.WORKER_KILLED, detail))
-        return outcomes
 
-    @contextlib.contextmanager
-    def _pool(self, mapper: PictureMapper, num_workers: int) -> Iterator[futures.ProcessPoolExecutor]:
-        pool = futures.ProcessPoolExecutor(
-            num_workers, multiprocessing.get_context("spawn"), _begin, (mapper, os.getpid())
-        )
+class _Worker:
+    """A process that maps one shard at a time; as a context it is killed at the end."""
+
+    def __init__(self, mapper: PictureMapper):
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self._process = context.Process(target=_work, args=(mapper, other, os.getpid()), daemon=True)
+        self._process.start()
+        # So that the pipe ends with the process.
+        other.close()
+        self.shard: tuple[int, list[Item]] = (0, [])
+
+    def give(self, shard: tuple[int, list[Item]]) -> None:
+        """Have it map a shard; a process that is gone is noticed by `take`."""
+        self.shard = shard
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(shard[1])
+
+    def take(self) -> list[Outcome] | None:
+        """Wait for the outcomes of its shard; None: it was killed. Raises what the mapper raised."""
         try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
+            answer: list[Outcome] | Exception = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
 
 
-_mapper: PictureMapper
-"""Of a worker's process: each has one, made once."""
+def _alone(mapper: PictureMapper, items: list[Item]) -> list[Outcome]:
+    """Map items of which one may kill whoever works on it."""
+    waiting = deque([items])
+    outcomes: list[Outcome] = []
+    while waiting:
+        part = waiting.popleft()
+        with _Worker(mapper) as worker:
+            worker.give((0, part))
+            found = worker.take()
+        if found is not None:
+            outcomes += found
+        elif len(part) > 1:
+            middle = len(part) // 2
+            waiting.extendleft((part[middle:], part[:middle]))
+        else:
+            detail = "the process that worked on it was killed, perhaps for want of memory"
+            outcomes.append(Outcome(part[0].key, part[0].identity_id, Reason.WORKER_KILLED, detail))
+    return outcomes
 
 
-def _begin(mapper: PictureMapper, parent: int) -> None:
-    global _mapper  # noqa: PLW0603 - how a pool's processes keep what they need
-    _mapper = mapper
+def _work(mapper: PictureMapper, connection: Connection, parent: int) -> None:
+    """Map what comes until nothing more does."""
     # Whoever interrupts a job from a terminal: its parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         # Linux only: a parent that is killed cannot end its workers.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(1)
-
-
-def _map(items: Sequence[Item]) -> list[Outcome]:
-    return _mapper(items)
+        return
+    with contextlib.suppress(EOFError):
+        while True:
+            items: Sequence[Item] = connection.recv()
+            try:
+                answer: list[Outcome] | Exception = mapper(items)
+            except Exception as error:  # noqa: BLE001 - the parent raises it
+                answer = error
+            connection.send(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.assembly import EmbeddingSettings
-from engine.errors import InvalidInputError
+from engine.errors import InvalidInputError, WeightsError
 from indexer.items import Item, Reason
 from indexer.mapper import Outcome, PictureMapper
 from indexer.runners import WORKERS_MAX, Inline, Processes
@@ -70,3 +71,23 @@ def test_an_item_that_kills_its_process_is_refused_and_nothing_else(tmp_path: Pa
 def test_a_number_of_workers_that_cannot_be_is_refused(num: int) -> None:
     with pytest.raises(InvalidInputError, match=f"1 to {WORKERS_MAX}"):
         Processes(num)
+
+
+class Failing(Deadly):
+    def __call__(self, items: Sequence[Item]) -> list[Outcome]:
+        raise WeightsError("no weights", hint="Look for them.")
+
+
+def test_what_a_mapper_raises_ends_the_job(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights") as raised:
+        list(Processes(2).run(mapper(Failing, tmp_path), shards()))
+    assert raised.value.hint == "Look for them."
+    assert not multiprocessing.active_children()
+
+
+def test_whoever_stops_listening_leaves_no_process_behind(tmp_path: Path) -> None:
+    mapped = Processes(2).run(mapper(Plain, tmp_path), shards())
+    next(mapped)
+    assert len(multiprocessing.active_children()) == 2
+    mapped.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
