@@ -56,13 +56,26 @@ def estimate(planned: Plan, num_workers: int) -> Estimate:
     return Estimate(seconds, memory, num * (per_template + OUTCOME_DISK_BYTES))
 
 
-def refuse_if_full(planned: Plan, job: Path, num_done: int) -> None:
-    """Raise StorageFullError where the disk of the job's folder cannot hold what is still to be done."""
-    whole = estimate(planned, 1).disk_bytes
-    needed = int(whole * (1 - num_done / max(1, planned.num_items)))
-    free = shutil.disk_usage(job).free
-    if needed > free:
-        raise StorageFullError(
-            f"the job needs about {needed / 1e9:,.1f} GB of disk under {job}, {free / 1e9:,.1f} GB are free",
-            hint="Make room, or keep the data on a larger disk.",
-        )
+def refuse_if_full(planned: Plan, job: Path, data: Path | None, num_done: int) -> None:
+    """Raise StorageFullError where a disk cannot hold what is still to be done.
+
+    `data` is the data folder; None: a server has its own.
+    """
+    share = 1 - num_done / max(1, planned.num_items)
+    outcomes = planned.num_items * OUTCOME_DISK_BYTES if planned.is_pictures else 0
+    needs = {job: outcomes}
+    if data is not None:
+        needs = {job: 0, data: outcomes} if _is_one_disk(job, data) else needs
+        needs[data] = needs.get(data, 0) + estimate(planned, 1).disk_bytes - outcomes
+    for folder, num_bytes in needs.items():
+        free = shutil.disk_usage(folder).free
+        if num_bytes * share > free:
+            raise StorageFullError(
+                f"the job needs about {num_bytes * share / 1e6:,.0f} MB of disk under {folder}, "
+                f"{free / 1e6:,.0f} MB are free",
+                hint="Make room, or keep the data on a larger disk.",
+            )
+
+
+def _is_one_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev

@@ -7,6 +7,7 @@ filled and built under a name of its own, and published at the end by an alias: 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,18 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import (
-    AlreadyExistsError,
-    ContractMismatchError,
-    EngineError,
-    InvalidInputError,
-    PreconditionError,
-)
+from engine.errors import EngineError, PreconditionError
 from engine.types import EmbeddingContract, GallerySettings
 from engine.vectors import units
 from indexer import judge, plan
-from indexer.check import Sample, refuse_fault, verify
+from indexer.check import Sample, verify
 from indexer.estimate import estimate, refuse_if_full
+from indexer.fault import refuse_fault
+from indexer.gallery_choice import GalleryChoice
 from indexer.histogram import SimilarityHistogram
 from indexer.items import Block, PictureSource, VectorSource
 from indexer.load import digest_of, load_block, load_pictures, read_rows
@@ -39,8 +36,8 @@ from indexer.target import Target
 PROBES_PER_SHARD = 16
 """Templates of a shard that are searched for when all is loaded."""
 SHARDS_SEARCHED_MAX = 125
-GALLERY_CHARACTERS_MAX = 50
-"""Of the name asked for, in the name of a new gallery."""
+EXPIRING_S = 3600.0
+"""Identities that expire so soon, or have, are not searched for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Pictures:
                 digest = hashlib.sha256(self.source.read(item)).digest()
             except (OSError, EngineError):
                 digest = b""
-            if digest != outcome.sha256:
+            if outcome.sha256 and digest != outcome.sha256:
                 return False
         return True
 
@@ -89,6 +86,7 @@ class Job:
     def __init__(self, folder: JobFolder, settings: JobSettings, target: Target, say: Callable[[str], None]):
         """`say` is given a line for whoever waits, now and then."""
         self._folder, self._settings, self._target, self._say = folder, settings, target, say
+        self._choice = GalleryChoice(folder, settings, target, say)
 
     def run(
         self,
@@ -107,30 +105,31 @@ class Job:
         """
         planned = self._plan(source, is_replanned=is_replanned, is_reread=is_reread)
         state = self._folder.state
-        if state.is_done and self._target.contract(state.gallery_id) is not None:
+        self._choice.look()
+        if state.is_done:
             return self._summary(planned, is_unchanged=True)
         num_loaded = planned.num_items - sum(map(planned.items_of, self._folder.left("loaded", planned)))
-        refuse_if_full(planned, self._folder.path, num_loaded)
-        self._open_gallery(planned, contract(), gallery_settings)
+        refuse_if_full(planned, self._folder.path, self._target.data, num_loaded)
+        self._choice.open(planned, contract(), gallery_settings)
         if isinstance(source, Pictures):
             self._embed(planned, source)
-            self._judge(planned, gallery_settings.templates_per_identity_max)
+            self._judge(planned)
             self._load(planned, self._load_outcomes)
-            self._once("build", lambda: self._target.build(state.gallery_id))
-            self._once("verify", lambda: self._verify(planned, self._picture_samples))
+            self._finish(planned, self._picture_samples)
         else:
             self._load(planned, lambda number, _refused: self._load_rows(planned, source, number))
-            self._once("build", lambda: self._target.build(state.gallery_id))
-            self._once(
-                "verify",
-                lambda: self._verify(planned, lambda number: self._row_samples(planned, source, number)),
-            )
-        self._once("publish", self._publish)
-        state.is_done = True
-        self._folder.save()
+            self._finish(planned, lambda number: self._row_samples(planned, source, number))
         summary = self._summary(planned, is_unchanged=False)
         self._report(planned, summary)
         return summary
+
+    def _finish(self, planned: plan.Plan, samples: Callable[[int], Iterator[Sample]]) -> None:
+        state = self._folder.state
+        self._once("build", lambda: self._target.build(state.gallery_id))
+        self._once("verify", lambda: self._verify(planned, samples))
+        self._once("publish", self._choice.publish)
+        state.is_done = True
+        self._folder.save()
 
     def _plan(self, source: Pictures | VectorSource, *, is_replanned: bool, is_reread: bool) -> plan.Plan:
         listed = source.source if isinstance(source, Pictures) else source
@@ -145,9 +144,12 @@ class Job:
                     hint="Give --replan: everything is looked at again, what is loaded stays.",
                 )
             self._say("the source has changed: everything is looked at again, what is loaded stays")
+            if self._settings.replace:
+                self._folder.forget_gallery()
         with self._folder.timed("plan"):
             self._folder.forget_plan()
             planned = plan.make_plan(self._folder.path / "plan", listed)
+            self._folder.state.num_plans += 1
         workers = source.num_workers if isinstance(source, Pictures) else 1
         self._say(f"{planned.num_items:,} {planned.unit}: {estimate(planned, workers).line()}")
         return planned
@@ -167,43 +169,6 @@ class Job:
                 return False
         return True
 
-    def _open_gallery(
-        self, planned: plan.Plan, contract: EmbeddingContract | None, settings: GallerySettings
-    ) -> None:
-        """Decide on the gallery, once: the one there, or a new one under a name of its own."""
-        name, state, target = self._settings.gallery, self._folder.state, self._target
-        there = target.contract(state.gallery_id or name)
-        if there is not None and contract is not None and contract.digest != there.digest:
-            raise ContractMismatchError(
-                f"gallery {name!r} holds templates of {there.name!r}, these are of {contract.name!r}",
-                hint="Choose another --gallery, or --replace it.",
-            )
-        if there is not None and planned.dimension not in {0, there.dimension}:
-            raise ContractMismatchError(
-                f"the vectors have dimension {planned.dimension}, gallery {name!r} holds {there.dimension}"
-            )
-        if state.gallery_id and there is not None:
-            return
-        if there is not None and self._settings.replace and target.gallery_id(name) == name:
-            raise AlreadyExistsError(
-                f"gallery {name!r} cannot be replaced: {name!r} is its own name, not an alias",
-                hint="Choose another --gallery, or leave --replace out to add to this one.",
-            )
-        if there is None or self._settings.replace:
-            contract = contract or there
-            if contract is None:
-                raise InvalidInputError(
-                    f"there is no gallery {name!r}, and nothing says what made the vectors of the source",
-                    hint="Give --contract NAME and --threshold SIMILARITY, or create the gallery first.",
-                )
-            state.gallery_id = f"{name[:GALLERY_CHARACTERS_MAX]}-{self._settings.id}"
-            state.is_new = True
-            self._folder.save()
-            target.create(state.gallery_id, contract, settings)
-        else:
-            state.gallery_id = target.gallery_id(name)
-            self._folder.save()
-
     def _embed(self, planned: plan.Plan, pictures: Pictures) -> None:
         left = self._folder.left("embedded", planned)
         if not left:
@@ -216,10 +181,10 @@ class Job:
                 self._folder.keep_outcomes(number, outcomes)
                 progress.add(len(outcomes), sum(bool(outcome.reason) for outcome in outcomes))
 
-    def _judge(self, planned: plan.Plan, templates_max: int) -> None:
+    def _judge(self, planned: plan.Plan) -> None:
         if self._folder.judged() is not None:
             return
-        gate = self._settings.gate
+        gate, gallery = self._settings.gate, self._choice.gallery()
         with self._folder.timed("judge"):
             found = judge.Found()
             for number in range(planned.num_shards):
@@ -227,13 +192,13 @@ class Job:
                     found.add(outcome)
             histogram = SimilarityHistogram()
             refused = judge.duplicates(found) if gate.duplicates == "refuse" else {}
-            flagged = {}
+            found, flagged = found.without(refused), {}
             is_looked_for = gate.near_another_identity != "accept"
             if is_looked_for and len(found.keys) <= judge.NEAR_TEMPLATES_MAX:
                 flagged = judge.strangers(found, histogram)
                 if gate.near_another_identity == "refuse":
-                    refused, flagged = {**flagged, **refused}, {}
-            refused |= judge.beyond_limit(found, templates_max, refused.keys())
+                    refused, found, flagged = {**refused, **flagged}, found.without(flagged), {}
+            refused |= judge.beyond_limit(found, gallery.settings.templates_per_identity_max)
             flagged = {key: flag for key, flag in flagged.items() if key not in refused}
             self._folder.keep_judged(
                 Judged(
@@ -275,8 +240,10 @@ class Job:
     def _row_samples(self, planned: plan.Plan, source: VectorSource, number: int) -> Iterator[Sample]:
         block = _rows(planned, source, number)
         rows, problems = units(block.vectors, np.full(len(block.vectors), self._settings.normalize))
+        soon_s = time.time() + EXPIRING_S
         for row in range(len(rows)):
-            if row not in problems:
+            expire_time = block.expire_times[row] if block.expire_times else None
+            if row not in problems and (expire_time is None or expire_time > soon_s):
                 yield Sample(block.keys[row], block.identity_ids[row], rows[row])
 
     def _verify(self, planned: plan.Plan, templates: Callable[[int], Iterator[Sample]]) -> None:
@@ -292,12 +259,7 @@ class Job:
         ]
         loaded = [self._folder.loaded(number) for number in range(planned.num_shards)]
         is_counted = state.is_new and state.num_plans == 1
-        verify(self._target, state.gallery_id, samples, loaded, is_counted=is_counted)
-
-    def _publish(self) -> None:
-        state = self._folder.state
-        if state.is_new:
-            self._target.set_alias(self._settings.gallery, state.gallery_id)
+        verify(self._target, self._choice.gallery(), samples, loaded, is_counted=is_counted)
 
     def _once(self, step: str, work: Callable[[], None]) -> None:
         state = self._folder.state
@@ -318,7 +280,7 @@ class Job:
             planned.num_items,
             sum(1 for _ in folder.refusals(planned)),
             len((folder.judged() or Judged()).flagged),
-            self._target.num_templates(state.gallery_id),
+            self._choice.gallery().num_templates,
             dict(state.seconds),
             is_unchanged,
             folder.report,

@@ -7,8 +7,9 @@ galleries.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,15 +47,27 @@ class Found:
             self.qualities.append(quality)
             self.vectors.append(np.frombuffer(data, "<f4"))
 
+    def without(self, keys: Collection[str]) -> Found:
+        """The same without these pictures."""
+        kept = [key not in keys for key in self.keys]
+        return Found(
+            list(compress(self.keys, kept)),
+            list(compress(self.identity_ids, kept)),
+            list(compress(self.sha256s, kept)),
+            list(compress(self.qualities, kept)),
+            list(compress(self.vectors, kept)),
+        )
+
 
 def duplicates(found: Found) -> dict[str, Refusal]:
     """By key, pictures of which the same bytes came before, under another key."""
-    first: dict[bytes, str] = {}
+    first: dict[bytes, tuple[str, str]] = {}
     refused: dict[str, Refusal] = {}
     for key, identity_id, digest in zip(found.keys, found.identity_ids, found.sha256s, strict=True):
-        earlier = first.setdefault(digest, key)
+        earlier, of_whom = first.setdefault(digest, (key, identity_id))
         if earlier != key:
-            refused[key] = Refusal(key, Reason.DUPLICATE_OF, identity_id, earlier)
+            detail = earlier if of_whom == identity_id else f"{earlier}, which is of {of_whom}"
+            refused[key] = Refusal(key, Reason.DUPLICATE_OF, identity_id, detail)
     return refused
 
 
@@ -83,13 +96,11 @@ def strangers(found: Found, histogram: SimilarityHistogram) -> dict[str, Refusal
     return flagged
 
 
-def beyond_limit(found: Found, templates_max: int, refused: Iterable[str]) -> dict[str, Refusal]:
+def beyond_limit(found: Found, templates_max: int) -> dict[str, Refusal]:
     """By key, pictures whose templates are beyond the best `templates_max` of their identity."""
     places: dict[str, list[int]] = defaultdict(list)
-    left_out = set(refused)
-    for place, (key, identity_id) in enumerate(zip(found.keys, found.identity_ids, strict=True)):
-        if key not in left_out:
-            places[identity_id].append(place)
+    for place, identity_id in enumerate(found.identity_ids):
+        places[identity_id].append(place)
     worst: dict[str, Refusal] = {}
     for identity_id, own in places.items():
         ranked = sorted(own, key=lambda place: (-found.qualities[place], place))

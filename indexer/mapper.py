@@ -122,6 +122,10 @@ class PictureMapper:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
 
+    def load(self) -> None:
+        """Load detector and network now. Raises as `engine.assembly.build_pipeline`."""
+        assert self._parts is not None
+
     @property
     def contract(self) -> EmbeddingContract:
         """What made the vectors. Loads the network; raises as `engine.assembly.build_pipeline`."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from engine.errors import InvalidInputError
+from indexer.fault import FAULT_ITEMS, refuse_fault
 from indexer.files import make_folder, read_value, write_value
 from indexer.items import Item, PictureSource, Refusal, VectorSource
 
@@ -119,10 +120,14 @@ def _plan_of(source: PictureSource | VectorSource, folder: Path | None) -> Plan:
 
 def _shards(listed: Iterable[Item | Refusal], refused: list[Refusal]) -> Iterator[list[Item]]:
     items: list[Item] = []
+    has_items = False
     for one in listed:
         if isinstance(one, Refusal):
             refused.append(one)
+            if not has_items and len(refused) == FAULT_ITEMS:
+                refuse_fault([(refusal.key, refusal.reason) for refusal in refused])
             continue
+        has_items = True
         items.append(one)
         if len(items) == PICTURES_PER_SHARD:
             yield items

@@ -62,8 +62,12 @@ class State(msgspec.Struct):
 
     gallery_id: str = ""
     """The gallery that is filled; empty: not decided yet."""
+    create_time: float = 0.0
+    """Of that gallery: another one may be made under its name. 0: not known yet."""
     is_new: bool = False
     """Whether the job makes it, and publishes it at the end."""
+    before: str = ""
+    """The gallery that the name asked for meant when a new one was begun; empty: none."""
     num_plans: int = 0
     """More than one: the source changed, and what was loaded before is there, too."""
     seconds: dict[str, float] = {}
@@ -135,15 +139,23 @@ class JobFolder:
 
     def forget_plan(self) -> None:
         """Forget the plan and all that was done for it; what is in the gallery stays."""
-        self.state.is_done = False
-        self.state.done = []
-        self.state.num_plans += 1
-        self.save()
         # The header goes first: without it nothing of the rest counts.
         for name in ("plan/header", "judged"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("plan", "embedded", "loaded"):
             shutil.rmtree(self.path / name, ignore_errors=True)
+        self.state.is_done = False
+        self.state.done = []
+        self.save()
+
+    def forget_gallery(self) -> None:
+        """Forget the gallery, which is gone or no longer meant; what is planned and embedded stays."""
+        # The state goes last: it says of which gallery the markers are.
+        shutil.rmtree(self.path / "loaded", ignore_errors=True)
+        self.state.gallery_id, self.state.create_time, self.state.before = "", 0.0, ""
+        self.state.is_new = self.state.is_done = False
+        self.state.done = []
+        self.save()
 
     def items(self, number: int) -> list[Item]:
         """Pictures of a shard."""

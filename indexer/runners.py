@@ -11,17 +11,20 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
-from engine.errors import InvalidInputError
+from engine.errors import InvalidInputError, UnavailableError
 from indexer.items import Item, Reason
 from indexer.mapper import Outcome, PictureMapper
 
 Shards = Iterable[tuple[int, list[Item]]]
 Mapped = Iterator[tuple[int, list[Outcome]]]
 WORKERS_MAX = 256
+KILLED_MAX = 4
+"""Pictures of one shard that kill their process; more, and it is not the pictures."""
+_HINT = "Look for a lack of memory in the system's log, or give fewer --workers; then run the job again."
 _PR_SET_PDEATHSIG = 1
 
 
@@ -93,6 +96,7 @@ class _Worker:
         # So that the pipe ends with the process.
         other.close()
         self.shard: tuple[int, list[Item]] = (0, [])
+        self._is_ready = False
 
     def give(self, shard: tuple[int, list[Item]]) -> None:
         """Have it map a shard; a process that is gone is noticed by `take`."""
@@ -101,13 +105,25 @@ class _Worker:
             self.connection.send(shard[1])
 
     def take(self) -> list[Outcome] | None:
-        """Wait for the outcomes of its shard; None: it was killed. Raises what the mapper raised."""
+        """Wait for the outcomes of its shard; None: it was killed at it.
+
+        Raises what the mapper raised, UnavailableError where it was killed before it was ready.
+        """
         try:
-            answer: list[Outcome] | Exception = self.connection.recv()
+            answer: list[Outcome] | Exception | None = self.connection.recv()
+            if answer is None:
+                self._is_ready = True
+                answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return None
+            if self._is_ready:
+                return None
+            raise UnavailableError(
+                "a process that was to embed pictures was killed while it loaded the network",
+                hint=_HINT,
+            ) from None
         if isinstance(answer, Exception):
             raise answer
+        assert answer is not None, "it is ready once"
         return answer
 
     def __enter__(self) -> _Worker:
@@ -123,6 +139,7 @@ def _alone(mapper: PictureMapper, items: list[Item]) -> list[Outcome]:
     """Map items of which one may kill whoever works on it."""
     waiting = deque([items])
     outcomes: list[Outcome] = []
+    num_killed = 0
     while waiting:
         part = waiting.popleft()
         with _Worker(mapper) as worker:
@@ -134,6 +151,12 @@ def _alone(mapper: PictureMapper, items: list[Item]) -> list[Outcome]:
             middle = len(part) // 2
             waiting.extendleft((part[middle:], part[:middle]))
         else:
+            num_killed += 1
+            if num_killed > KILLED_MAX:
+                raise UnavailableError(
+                    f"processes were killed at each of {num_killed} pictures, the last one {part[0].key}",
+                    hint=_HINT,
+                )
             detail = "the process that worked on it was killed, perhaps for want of memory"
             outcomes.append(Outcome(part[0].key, part[0].identity_id, Reason.WORKER_KILLED, detail))
     return outcomes
@@ -148,11 +171,13 @@ def _work(mapper: PictureMapper, connection: Connection, parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    with contextlib.suppress(EOFError):
-        while True:
-            items: Sequence[Item] = connection.recv()
-            try:
-                answer: list[Outcome] | Exception = mapper(items)
-            except Exception as error:  # noqa: BLE001 - the parent raises it
-                answer = error
-            connection.send(answer)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        try:
+            mapper.load()
+            connection.send(None)
+            while True:
+                connection.send(mapper(connection.recv()))
+        except (EOFError, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the parent raises it
+            connection.send(error)

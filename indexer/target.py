@@ -11,18 +11,19 @@ from typing import Protocol, Self
 import numpy as np
 
 from engine.client import Client, EnrollItem, EnrollOptions
-from engine.errors import EngineError, GalleryNotFoundError
+from engine.errors import DataFolderError, EngineError, GalleryNotFoundError
 from engine.galleries import Galleries, GalleriesSettings
-from engine.gallery import Gallery
 from engine.index.settings import IndexSettings
 from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.types import (
+    PROBES_MAX,
     Agreement,
     Candidate,
     EmbeddingContract,
     Enrollment,
     EnrollResult,
+    GalleryInfo,
     GallerySettings,
     Template,
     Vectors,
@@ -43,21 +44,17 @@ class Target(Protocol):
 
     name: str
     """For the job's identity: the folder or the address."""
+    data: Path | None
+    """The data folder; None: a server's own."""
 
-    def contract(self, gallery: str) -> EmbeddingContract | None:
-        """Contract of a gallery, by name or alias; None where there is none of that name."""
-
-    def gallery_id(self, gallery: str) -> str:
-        """The gallery that a name or an alias means. Raises GalleryNotFoundError."""
+    def find(self, gallery: str) -> GalleryInfo | None:
+        """What a name or an alias means now; None: nothing."""
 
     def create(self, gallery_id: str, contract: EmbeddingContract, settings: GallerySettings) -> None:
-        """Make a gallery, unless it is there."""
+        """Make a gallery. Raises AlreadyExistsError."""
 
     def enroll(self, gallery_id: str, enrollments: Sequence[Enrollment]) -> Outcomes:
         """Enroll all of them, durably; an outcome each, in order."""
-
-    def num_templates(self, gallery_id: str) -> int:
-        """Templates of a gallery."""
 
     def build(self, gallery_id: str) -> None:
         """Build the index."""
@@ -77,64 +74,57 @@ class LocalTarget:
 
     def __init__(self, data: Path, galleries: Galleries):
         self.name = str(data.resolve())
-        self._galleries = galleries
+        self.data: Path | None = data
+        self.galleries = galleries
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, data: Path) -> Iterator[Self]:
         """Open a data folder. Raises DataFolderError where a server holds it."""
         settings = GalleriesSettings(store=_STORE, index=_INDEX, maintenance_s=0.0)
-        with contextlib.closing(Galleries.open(data, settings)) as galleries:
+        try:
+            galleries = Galleries.open(data, settings)
+        except DataFolderError as error:
+            hint = f"{error.hint.rstrip('. ')}. Where a server holds it, give --server instead of --data."
+            raise DataFolderError(error.message, hint=hint) from error
+        with contextlib.closing(galleries):
             yield cls(data, galleries)
 
-    def open_gallery(self, gallery: str) -> Gallery:
-        """The gallery itself, by name or alias. Raises GalleryNotFoundError."""
-        return self._galleries.get(gallery)
-
-    def contract(self, gallery: str) -> EmbeddingContract | None:
+    def find(self, gallery: str) -> GalleryInfo | None:
         """As `Target`."""
         with contextlib.suppress(GalleryNotFoundError):
-            return self._galleries.get(gallery).contract
+            return self.galleries.get(gallery).info()
         return None
-
-    def gallery_id(self, gallery: str) -> str:
-        """As `Target`."""
-        return self._galleries.get(gallery).gallery_id
 
     def create(self, gallery_id: str, contract: EmbeddingContract, settings: GallerySettings) -> None:
         """As `Target`."""
-        if self.contract(gallery_id) is None:
-            self._galleries.create(gallery_id, contract, settings)
+        self.galleries.create(gallery_id, contract, settings)
 
     def enroll(self, gallery_id: str, enrollments: Sequence[Enrollment]) -> Outcomes:
         """As `Target`."""
-        gallery = self._galleries.get(gallery_id)
+        gallery = self.galleries.get(gallery_id)
         for start in range(0, len(enrollments), ITEMS_PER_COMMIT):
             yield from gallery.enroll(_as_a_server_would(enrollments[start : start + ITEMS_PER_COMMIT]))
 
-    def num_templates(self, gallery_id: str) -> int:
-        """As `Target`."""
-        return self._galleries.get(gallery_id).info().num_templates
-
     def build(self, gallery_id: str) -> None:
         """As `Target`."""
-        self._galleries.get(gallery_id).build(report_nothing)
+        self.galleries.get(gallery_id).build(report_nothing)
 
     def measure(self, gallery_id: str, num_probes: int) -> Agreement | None:
         """As `Target`."""
-        gallery = self._galleries.get(gallery_id)
+        gallery = self.galleries.get(gallery_id)
         if gallery.index_status().kind == "flat":
             return None
         return gallery.measure_recall(num_probes, 0).agreement
 
     def nearest(self, gallery_id: str, probes: Vectors) -> list[tuple[str, float]]:
         """As `Target`."""
-        answers = self._galleries.get(gallery_id).identify(probes, 1)
+        answers = self.galleries.get(gallery_id).identify(probes, 1)
         return [_first(answer.candidates) for answer in answers]
 
     def set_alias(self, alias: str, gallery_id: str) -> None:
         """As `Target`."""
-        self._galleries.set_alias(alias, gallery_id)
+        self.galleries.set_alias(alias, gallery_id)
 
 
 class ServerTarget:
@@ -142,6 +132,7 @@ class ServerTarget:
 
     def __init__(self, client: Client, address: str):
         self.name = address
+        self.data: Path | None = None
         self._client = client
 
     @classmethod
@@ -152,20 +143,15 @@ class ServerTarget:
             client.wait_until_ready(timeout_s)
             yield cls(client, address)
 
-    def contract(self, gallery: str) -> EmbeddingContract | None:
+    def find(self, gallery: str) -> GalleryInfo | None:
         """As `Target`."""
         with contextlib.suppress(GalleryNotFoundError):
-            return self._client.get_gallery(gallery).contract
+            return self._client.get_gallery(gallery)
         return None
-
-    def gallery_id(self, gallery: str) -> str:
-        """As `Target`."""
-        return self._client.get_gallery(gallery).gallery_id
 
     def create(self, gallery_id: str, contract: EmbeddingContract, settings: GallerySettings) -> None:
         """As `Target`."""
-        if self.contract(gallery_id) is None:
-            self._client.create_gallery(gallery_id, contract, settings)
+        self._client.create_gallery(gallery_id, contract, settings)
 
     def enroll(self, gallery_id: str, enrollments: Sequence[Enrollment]) -> Outcomes:
         """As `Target`."""
@@ -177,10 +163,6 @@ class ServerTarget:
         )
         for _, outcome in self._client.enroll_stream(gallery_id, items):
             yield outcome
-
-    def num_templates(self, gallery_id: str) -> int:
-        """As `Target`."""
-        return self._client.get_gallery(gallery_id).num_templates
 
     def build(self, gallery_id: str) -> None:
         """As `Target`."""
@@ -196,7 +178,13 @@ class ServerTarget:
 
     def nearest(self, gallery_id: str, probes: Vectors) -> list[tuple[str, float]]:
         """As `Target`."""
-        answers = self._client.batch_identify(gallery_id, list(probes), k=1)
+        answers = [
+            answer
+            for first in range(0, len(probes), PROBES_MAX)
+            for answer in self._client.batch_identify(
+                gallery_id, list(probes[first : first + PROBES_MAX]), k=1
+            )
+        ]
         return [
             _first(answer[0].candidates if not isinstance(answer, EngineError) else ()) for answer in answers
         ]

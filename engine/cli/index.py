@@ -159,7 +159,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from indexer.record import JobFolder
     from indexer.sources import open_source
 
-    source = open_source(arguments.source, arguments.ids, images=arguments.images, labels=arguments.labels)
+    # A link is the file that it leads to: the same job, with the same keys.
+    ids = arguments.ids.resolve() if arguments.ids else None
+    source = open_source(arguments.source.resolve(), ids, images=arguments.images, labels=arguments.labels)
     what = source if isinstance(source, VectorSource) else _pictures(arguments, source)
     given = _contract_of(arguments, source) if isinstance(source, VectorSource) else None
     with _opened(arguments) as target:
@@ -225,7 +227,11 @@ def _limits(given: list[str]) -> dict[str, str | float]:
 def _contract_of(arguments: argparse.Namespace, source: VectorSource) -> EmbeddingContract | None:
     from engine.types import EmbeddingContract
 
+    if arguments.gate:
+        raise UsageError("--gate is for pictures; SOURCE holds vectors")
     if arguments.contract is None:
+        if arguments.threshold is not None:
+            raise UsageError("--threshold needs --contract, and is for a new gallery")
         return source.contract
     if arguments.threshold is None:
         raise UsageError("--contract needs --threshold: nothing is known of vectors made elsewhere")
@@ -242,8 +248,8 @@ def _pictures(arguments: argparse.Namespace, source: PictureSource) -> Pictures:
     from indexer.mapper import PictureMapper
     from indexer.runners import Inline, Processes
 
-    if arguments.normalize or arguments.contract:
-        raise UsageError("--normalize and --contract are for vectors; SOURCE holds pictures")
+    if arguments.normalize or arguments.contract or arguments.threshold is not None:
+        raise UsageError("--normalize, --contract and --threshold are for vectors; SOURCE holds pictures")
     # One thread each: a network's last bits depend on their number, and every runner must give the same.
     embedding = EmbeddingSettings(model=arguments.model, device=arguments.device, num_threads=1)
     mapper = PictureMapper(source, embedding, config.build(GateSettings, _limits(arguments.gate)))

@@ -22,7 +22,7 @@ CONTRACT = EmbeddingContract("vectors", "", "", mirror=False, dimension=DIMENSIO
 
 
 def export(target: LocalTarget, gallery: str, file: Path, row_group_rows: int = 16_384) -> bytes:
-    gallery_opened = target.open_gallery(gallery)
+    gallery_opened = target.galleries.get(gallery)
     export_gallery(
         stored_pages(gallery_opened),
         CONTRACT,
@@ -39,7 +39,7 @@ def test_a_gallery_comes_back_without_loss(tmp_path: Path) -> None:
     vectors = unit_vectors(np.random.default_rng(1), 40, DIMENSION)
     with opened(tmp_path) as target:
         target.create("before", CONTRACT, GallerySettings())
-        gallery = target.open_gallery("before")
+        gallery = target.galleries.get("before")
         gallery.enroll(
             [
                 *(
@@ -59,7 +59,7 @@ def test_a_gallery_comes_back_without_loss(tmp_path: Path) -> None:
         summary = run(tmp_path, target, tmp_path / "before.parquet", "after", contract=CONTRACT)
         assert summary.num_refused == 0
         assert export(target, "after", tmp_path / "after.parquet") == expected
-        assert target.open_gallery("after").info().num_identities == 22
+        assert target.galleries.get("after").info().num_identities == 22
 
 
 def test_of_a_damaged_file_what_can_be_read_is_loaded(
@@ -70,7 +70,7 @@ def test_of_a_damaged_file_what_can_be_read_is_loaded(
     file = tmp_path / "before.parquet"
     with opened(tmp_path) as target:
         target.create("before", CONTRACT, GallerySettings())
-        target.open_gallery("before").enroll(
+        target.galleries.get("before").enroll(
             [Enrollment(f"p{row:02d}", (Template(vectors[row], 0.5, f"{row:02d}"),)) for row in range(64)]
         )
         export(target, "before", file, row_group_rows=16)

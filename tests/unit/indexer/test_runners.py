@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.assembly import EmbeddingSettings
-from engine.errors import InvalidInputError, WeightsError
+from engine.errors import InvalidInputError, UnavailableError, WeightsError
 from indexer.items import Item, Reason
 from indexer.mapper import Outcome, PictureMapper
 from indexer.runners import WORKERS_MAX, Inline, Processes
@@ -23,6 +23,9 @@ DEADLY = "3/4"
 
 class Deadly(PictureMapper):
     """Embeds nothing; its process is killed at a certain item, as the system does for want of memory."""
+
+    def load(self) -> None:
+        pass
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome]:
         if any(item.key == DEADLY for item in items):
@@ -91,3 +94,24 @@ def test_whoever_stops_listening_leaves_no_process_behind(tmp_path: Path) -> Non
     assert len(multiprocessing.active_children()) == 2
     mapped.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
+
+
+class Stillborn(Deadly):
+    def load(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fatal(Deadly):
+    def __call__(self, items: Sequence[Item]) -> list[Outcome]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+
+def test_a_process_killed_before_it_is_ready_refuses_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="while it loaded"):
+        list(Processes(2).run(mapper(Stillborn, tmp_path), shards()))
+
+
+def test_where_every_picture_kills_its_process_it_is_not_the_pictures(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="each of"):
+        list(Processes(1).run(mapper(Fatal, tmp_path), shards()))
