@@ -44,6 +44,7 @@ bench: setup ## Measure search, serving, growth and restart, and write dated rep
 	$(BIN)/python -m benchmarks.serve --enroll
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.restart
+	$(BIN)/python -m benchmarks.bulk --size 200000
 
 clean: ## Remove what was built here, not data
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo

@@ -37,7 +37,8 @@ from indexer.sources.folder import FolderSource
 PROGRAM = Path(sys.executable).parent / "identiface"
 PICTURES_PER_CALL = 16
 """As many as a job's mapper embeds at once."""
-POLL_S = 0.1
+POLL_S = 1.0
+"""Between two looks at the memory: each stops the process for some milliseconds."""
 Row = dict[str, Any]
 
 

@@ -302,11 +302,22 @@ def _report(arguments: argparse.Namespace) -> None:
     planned = folder.read_plan()
     assert planned is not None, "it is done"
     counts = Counter(str(refusal.reason) for refusal in folder.refusals(planned))
+    judged = folder.judged()
+    flagged = Counter(str(flag.reason) for flag in judged.flagged) if judged else Counter[str]()
     if arguments.json:
-        print_json({"job": folder.job_id, "report": str(folder.report), "refused": dict(counts)})
+        print_json(
+            {
+                "job": folder.job_id,
+                "report": str(folder.report),
+                "refused": dict(counts),
+                "flagged": dict(flagged),
+            }
+        )
     else:
         rows = [("report", str(folder.report / "report.html")), ("items", f"{planned.num_items:,}")]
-        print_lines(table(("", ""), rows + [(reason, f"{num:,}") for reason, num in counts.most_common()]))
+        rows += [(reason, f"{num:,}") for reason, num in counts.most_common()]
+        rows += [(f"{reason}, enrolled", f"{num:,}") for reason, num in flagged.most_common()]
+        print_lines(table(("", ""), rows))
 
 
 _STATE = ("job", "gallery", "source", "items", "embedded", "loaded", "state")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import machine
+from benchmarks import bulk, machine
 from benchmarks.disturbance import Disturbance
 from benchmarks.enrolled import GALLERY, enrolled, scratch_copy
 from benchmarks.index import KEYS, main, measure, report_name, rows_of, table
@@ -120,3 +120,11 @@ def test_load_generators_count_calls_and_wrong_answers(cache: Path, probe_set: P
         missing = run_load(server.address, "nowhere", rights, mode="unary", num_clients=1, duration_s=0.1)
         assert missing.num_errors == len(missing.is_error) > 0
     assert np.isfinite(calls.per_s)
+
+
+def test_bulk_jobs_are_measured(cache: Path, probe_set: ProbeSet, tmp_path: Path) -> None:
+    rows = bulk.vectors(tmp_path, cache, probe_set.size)
+    assert [row["name"] for row in rows] == ["npy", "npy, the same again", "export to Parquet", "Parquet"]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert {"load", "build", "verify"} <= rows[0]["steps"].keys()
+    assert "| npy |" in bulk.table(rows)
