@@ -72,6 +72,7 @@ class GalleryChoice:
                 f"there is no gallery {name!r}, and nothing says what made the vectors of the source",
                 hint="Give --contract NAME and --threshold SIMILARITY, or create the gallery first.",
             )
+        self._check_dimension(planned, contract)
         # Where this is ended meanwhile, the next run finds an empty gallery, or none.
         state.before = there.gallery_id if there else ""
         state.gallery_id, state.create_time = self._free_name(), 0.0
@@ -80,7 +81,6 @@ class GalleryChoice:
         target.create(state.gallery_id, contract, settings)
         made = target.find(state.gallery_id)
         assert made is not None, "it was made just now"
-        self._check(planned, contract, made)
         state.create_time = made.create_time
         self._folder.save()
 
@@ -97,13 +97,16 @@ class GalleryChoice:
                 f"these are of {_told(contract)}",
                 hint="Choose another --gallery, or --replace it.",
             )
-        if planned.dimension not in {0, there.contract.dimension}:
-            raise ContractMismatchError(
-                f"the vectors have dimension {planned.dimension}, gallery {name!r} holds "
-                f"{there.contract.dimension}"
-            )
+        self._check_dimension(planned, there.contract)
         if contract is not None and contract.threshold != there.contract.threshold:
             self._say(f"gallery {name!r} keeps its threshold, {there.contract.threshold:g}")
+
+    def _check_dimension(self, planned: Plan, contract: EmbeddingContract) -> None:
+        if planned.dimension not in {0, contract.dimension}:
+            raise ContractMismatchError(
+                f"the vectors have dimension {planned.dimension}, gallery {self._settings.gallery!r} holds "
+                f"{contract.dimension}"
+            )
 
     def publish(self) -> None:
         """Let the name asked for mean the new gallery.

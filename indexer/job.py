@@ -119,14 +119,14 @@ class Job:
         else:
             self._load(planned, lambda number, _refused: self._load_rows(planned, source, number))
             self._finish(planned, lambda number: self._row_samples(planned, source, number))
-        summary = self._summary(planned, is_unchanged=False)
-        self._report(planned, summary)
-        return summary
+        return self._summary(planned, is_unchanged=False)
 
     def _finish(self, planned: plan.Plan, samples: Callable[[int], Iterator[Sample]]) -> None:
         state = self._folder.state
         self._once("build", lambda: self._target.build(state.gallery_id))
         self._once("verify", lambda: self._verify(planned, samples))
+        # Before the gallery is published: that is refused where nothing was loaded, and this says why.
+        self._report(planned, self._summary(planned, is_unchanged=False))
         self._once("publish", self._choice.publish)
         state.is_done = True
         self._folder.save()

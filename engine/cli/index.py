@@ -297,10 +297,11 @@ def _report(arguments: argparse.Namespace) -> None:
     from collections import Counter
 
     *_, folder = [None, *_chosen(arguments)]
-    if folder is None or not folder.state.is_done:
-        raise UsageError("no job is done yet" if folder is None else f"job {folder.job_id} is not done yet")
-    planned = folder.read_plan()
-    assert planned is not None, "it is done"
+    planned = folder.read_plan() if folder else None
+    if folder is None or planned is None or not folder.report.exists():
+        raise UsageError(
+            "there is no job yet" if folder is None else f"job {folder.job_id} is not loaded yet"
+        )
     counts = Counter(str(refusal.reason) for refusal in folder.refusals(planned))
     judged = folder.judged()
     flagged = Counter(str(flag.reason) for flag in judged.flagged) if judged else Counter[str]()

@@ -253,6 +253,9 @@ def test_vectors_of_another_dimension_are_refused_for_what_they_are(tmp_path: Pa
         target.create("people", CONTRACT, GallerySettings())
         with pytest.raises(ContractMismatchError, match=r"17.*16"):
             run(tmp_path, target, tmp_path / "v.npy", contract=None)
+        with pytest.raises(ContractMismatchError, match=r"17.*16"):
+            run(tmp_path, target, tmp_path / "v.npy", "new", contract=CONTRACT)
+        assert [info.gallery_id for info in target.galleries.infos()] == ["people"]
 
 
 def test_a_source_that_changed_is_noticed(tmp_path: Path, source: Path) -> None:
@@ -376,6 +379,8 @@ def test_nothing_is_published_where_everything_was_refused(tmp_path: Path) -> No
         with pytest.raises(PreconditionError, match="nothing of the source was loaded"):
             run(tmp_path, target, tmp_path / "v.npy")
         assert target.find("people") is None
+    (report,) = (tmp_path / "jobs").glob("*/report/report.csv")
+    assert report.read_text("utf-8-sig").count("bad_vector") == FAULT_ITEMS - 1
 
 
 def test_a_plan_that_was_being_forgotten_is_made_anew(tmp_path: Path, source: Path) -> None:
