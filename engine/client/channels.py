@@ -27,7 +27,7 @@ from engine.wire.errors import from_rpc_error
 from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 ATTEMPTS_MAX = 4
-"""Attempts of one call, the first included, while the server is UNAVAILABLE."""
+"""Attempts of one call, the first included, while the server is UNAVAILABLE or cancels it."""
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 1.0
 """Between two attempts of a call, and between two attempts to connect: a server that is just starting is
@@ -169,6 +169,7 @@ def _service_config() -> str:
         "initialBackoff": f"{BACKOFF_MIN_S}s",
         "maxBackoff": f"{BACKOFF_MAX_S}s",
         "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        # A server that stops may cancel a call that reached it just then; nobody else here cancels one.
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})

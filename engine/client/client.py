@@ -28,8 +28,8 @@ class Client(GalleryCalls, EnrollmentCalls, IdentificationCalls, EmbeddingCalls,
     """Asks one server; safe to use from many threads; raises the engine's own errors.
 
     Every call takes `timeout_s` and raises DeadlineError beyond it, UnavailableError where no server
-    answers. Calls that are no streams are tried again while the server is UNAVAILABLE; every write carries a
-    fresh request id, so that a second attempt is never a second write.
+    answers. Calls that are no streams are tried again while the server is UNAVAILABLE or cancels them; every
+    write carries a fresh request id, so that a second attempt is never a second write.
     """
 
     def __init__(

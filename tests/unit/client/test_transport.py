@@ -7,6 +7,7 @@ import re
 import traceback
 from concurrent import futures
 
+import grpc
 import pytest
 
 from engine.client import Client
@@ -42,6 +43,22 @@ def test_an_unavailable_server_is_asked_again_with_the_same_request_id(start: St
     assert len(ids) == 4
     assert ids[0] == ids[1] == ids[2] != ids[3]
     assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in ids)
+
+
+class Cancelling(Failing):
+    """Cancels its first call, as a server does that is just stopping."""
+
+    def _fail(self, context: grpc.ServicerContext) -> None:
+        if len(self.requests) == 1:
+            context.abort(grpc.StatusCode.CANCELLED, "stopping")
+
+
+def test_a_call_that_the_server_cancels_is_made_again(start: Start) -> None:
+    cancelling = Cancelling()
+    with Client(start(cancelling)) as client:
+        client.delete_gallery("staff")
+    assert len(cancelling.requests) == 2
+    assert cancelling.requests[0] == cancelling.requests[1]
 
 
 def test_the_last_of_the_allowed_attempts_is_the_answer(start: Start) -> None:
@@ -159,5 +176,5 @@ def test_the_retry_policy_is_json_that_grpc_takes() -> None:
     from engine.client.channels import _service_config
 
     policy = json.loads(_service_config())["methodConfig"][0]["retryPolicy"]
-    assert policy["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert policy["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     assert policy["initialBackoff"] == "0.1s"
