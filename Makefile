@@ -19,7 +19,7 @@ $(READY):
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Identiface needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/cpu.txt --upgrade 'setuptools>=77'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints/cpu.txt -e '.[dev,demo,onnx,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints/cpu.txt -e '.[dev,demo,onnx,ray,train]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: setup ## See it work: a real server, real faces among 100,000, found and not found
