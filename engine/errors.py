@@ -32,6 +32,7 @@
         ├── DataFolderError
         ├── NewerFormatError
         ├── WeightsError
+        ├── TrainingError
         └── DeviceError
 
 The class says who must act, ``reason`` says what in a word for programs, the message says it to a
@@ -267,6 +268,13 @@ class WeightsError(OperatorError):
 
     reason = "WEIGHTS"
     hint = "Give the weight file that belongs to the network."
+
+
+class TrainingError(OperatorError):
+    """A training run that must stop: it diverged, collapsed, or does not fit into memory."""
+
+    reason = "TRAINING"
+    hint = "Change the run's settings as the message says and start it in a new folder."
 
 
 class DeviceError(OperatorError):

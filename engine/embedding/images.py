@@ -125,6 +125,14 @@ def encode_png(image: Rgb) -> bytes:
     return file.getvalue()
 
 
+def encode_jpeg(image: Rgb, quality: int) -> bytes:
+    """Encode uint8[h, w, 3] as JPEG, with all of its colours' pixels. Raises as `encode_png`."""
+    check_rgb(image)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
+
+
 @contextmanager
 def _damage_named(opener: type[ImageFile]) -> Iterator[None]:
     """What Pillow raises of a file, as our errors."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.embedding import dlib_resnet, nn4_small2, onnx_network
+from engine.embedding import delta, dlib_resnet, mobilefacenet, nn4_small2, onnx_network
 from engine.embedding.align import Alignment
 from engine.embedding.checkpoints import read_checkpoint
 from engine.errors import DeviceError, SettingsError
@@ -67,8 +67,8 @@ def load_network(spec: str, device: str = "auto", num_threads: int | None = None
     """Load a network by `spec`: a name, ``name=PATH``, or the path of a weight file.
 
     Of a bare path the kind is recognised: ``.dat`` is dlib's ResNet, ``.onnx`` any ONNX file, a folder
-    the CSV layers of nn4-small2; ``.safetensors`` and ``.pt`` must name their ``architecture`` in their
-    metadata. `device` is auto, cpu or cuda. `num_threads` sets the CPU threads of torch for the whole
+    the CSV layers of nn4-small2 or a delta; ``.safetensors`` and ``.pt`` must name their ``architecture`` in
+    their metadata. `device` is auto, cpu or cuda. `num_threads` sets the CPU threads of torch for the whole
     process and of onnxruntime for this network; None leaves torch's number. Raises SettingsError for an
     unknown name, or one that needs a file; WeightsError for a file of another network; DeviceError.
     """
@@ -118,13 +118,57 @@ def _load_onnx(path: Path | None, device: str, num_threads: int) -> Network:
     return onnx_network.load(_required(path, onnx_network.NAME, ".onnx"), device, num_threads)
 
 
+def _load_mobilefacenet(path: Path | None, device: str, _num_threads: int) -> Network:
+    return mobilefacenet.load(_required(path, mobilefacenet.NAME, ".safetensors or .pt"), device)
+
+
+def _load_timm(path: Path | None, device: str, _num_threads: int) -> Network:
+    # Imported here: timm takes seconds, and is an extra.
+    from engine.embedding import timm_network
+
+    return timm_network.load(_required(path, TIMM, ".safetensors"), device)
+
+
+def _load_mapped(path: Path | None, device: str, _num_threads: int) -> Network:
+    # Imported here: it loads its base by this module.
+    from engine.embedding import mapped_network
+
+    return mapped_network.load(_required(path, MAPPED, ".safetensors"), device)
+
+
+def _load_delta(path: Path | None, device: str, _num_threads: int) -> Network:
+    return delta.load(_required(path, delta.NAME, "a folder"), device)
+
+
+def _loader_of_contract(folder: Path) -> Loader:
+    """Loader of a delta that comes with this package."""
+
+    def load(path: Path | None, device: str, _num_threads: int) -> Network:
+        if path is not None:
+            raise SettingsError(f"network {folder.name} comes with its weights: give its name alone")
+        return delta.load(folder, device)
+
+    return load
+
+
 INCEPTION_RESNET = "inception-resnet-v1"
-ARCHITECTURES: Mapping[str, Loader] = {
+TIMM = "timm"
+MAPPED = "mapped"
+_BUILT_IN: Mapping[str, Loader] = {
     dlib_resnet.NAME: _load_dlib_resnet,
     nn4_small2.NAME: _load_nn4_small2,
     INCEPTION_RESNET: _load_inception_resnet,
+    mobilefacenet.NAME: _load_mobilefacenet,
+    TIMM: _load_timm,
+    MAPPED: _load_mapped,
+    delta.NAME: _load_delta,
     onnx_network.NAME: _load_onnx,
 }
+CONTRACTS: Mapping[str, Loader] = {
+    folder.name: _loader_of_contract(folder) for folder in delta.folders() if folder.name not in _BUILT_IN
+}
+"""Loader of each delta that comes with this package, by its name."""
+ARCHITECTURES: Mapping[str, Loader] = {**_BUILT_IN, **CONTRACTS}
 """Loader of each network by its registered name."""
 
 
@@ -132,7 +176,7 @@ def _required(path: Path | None, name: str, kinds: str) -> Path:
     if path is None:
         raise SettingsError(
             f"network {name} needs a weight file ({kinds}): give {name}=/path/to/it",
-            hint=f"Only {DEFAULT_NETWORK} comes with its weights.",
+            hint=f"Names that come with their weights: {', '.join([DEFAULT_NETWORK, *CONTRACTS])}.",
         )
     return path
 
@@ -162,12 +206,14 @@ def _split(spec: str) -> tuple[str, Path | None]:
 def _recognise(path: Path) -> str:
     """Name of the network that a weight file or folder is of."""
     if path.is_dir():
-        return nn4_small2.NAME
+        return delta.NAME if delta.is_delta(path) else nn4_small2.NAME
     if path.suffix in {".dat", ".onnx"}:
         return dlib_resnet.NAME if path.suffix == ".dat" else onnx_network.NAME
     if path.suffix not in {".safetensors", ".pt", ".pth"}:
         raise SettingsError(f"{path} is no weight file: known are .dat, .onnx, .safetensors, .pt and folders")
     name = read_checkpoint(path).metadata.get("architecture", "")
+    # Of timm:NAME the loader reads the rest again.
+    name = TIMM if name.startswith(f"{TIMM}:") else name
     if name not in ARCHITECTURES:
         said = f"says architecture {name!r}" if name else "does not say its architecture"
         raise SettingsError(f"{path} {said}: give name=PATH with one of {', '.join(ARCHITECTURES)}")

@@ -32,6 +32,7 @@ from engine.embedding.batcher import Batcher, BatcherSettings, IsLate, late_erro
 from engine.embedding.detect import WINDOW_PX, Detector, DetectorSettings
 from engine.embedding.embed import Embedder
 from engine.embedding.images import ImageLimits, decode, encode_png, read_size
+from engine.embedding.kept import keep
 from engine.errors import EngineError, InvalidInputError, OverloadedError, SettingsError
 from engine.types import EmbeddedFace, Face, FaceChoice, Rgb, Vectors
 
@@ -70,6 +71,7 @@ class _Asked:
     choice: FaceChoice
     min_face_px: int | None
     is_to_embed: bool
+    is_to_keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class _Answer:
     faces: list[Face] = field(default_factory=list)
     crops: list[Rgb] = field(default_factory=list)
     templates: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    kept: bytes = b""
+    """Of the only face."""
 
 
 class Pipeline:
@@ -133,9 +137,16 @@ class Pipeline:
         choice: FaceChoice = FaceChoice.LARGEST,
         min_face_px: int | None = None,
         deadline: float | None = None,
+        *,
+        with_crops: bool = False,
     ) -> list[list[EmbeddedFace] | EngineError]:
-        """As `detect`, each face with its template of unit length under the embedder's contract."""
-        answers = self._run(pictures, _Asked(choice, min_face_px, is_to_embed=True), deadline)
+        """As `detect`, each face with its template of unit length under the embedder's contract.
+
+        `with_crops` gives the kept crop, too, of a face that is the only one chosen in its picture: one that
+        is to be enrolled.
+        """
+        asked = _Asked(choice, min_face_px, is_to_embed=True, is_to_keep=with_crops)
+        answers = self._run(pictures, asked, deadline)
         return [answer if isinstance(answer, EngineError) else _embedded(answer) for answer in answers]
 
     def warm_up(self) -> None:
@@ -235,9 +246,11 @@ class Pipeline:
             return _Answer(chosen)
         try:
             crops = [align(work.pixels, face.keypoints, self.embedder.alignment) for face in chosen]
+            is_to_keep = work.asked.is_to_keep and len(chosen) == 1
+            kept = keep(work.pixels, chosen[0].keypoints) if is_to_keep else b""
         except EngineError as error:
             return error
-        return _Answer(chosen, crops)
+        return _Answer(chosen, crops, kept=kept)
 
     def _with_templates(self, answers: Sequence[_Answer | EngineError]) -> list[_Answer | EngineError]:
         """The answers with templates of their crops, all embedded together."""
@@ -278,7 +291,7 @@ def _distance_from_centre(face: Face, width: int, height: int) -> float:
 def _embedded(answer: _Answer) -> list[EmbeddedFace]:
     # Copies: a view would keep the whole batch's templates in memory as long as one of them.
     return [
-        EmbeddedFace(face, template.copy())
+        EmbeddedFace(face, template.copy(), answer.kept)
         for face, template in zip(answer.faces, answer.templates, strict=True)
     ]
 
