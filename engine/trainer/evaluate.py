@@ -27,6 +27,7 @@ from engine import metrics
 from engine.errors import EngineError, InvalidInputError
 from engine.metrics import NO_TEMPLATE, Similarities
 from engine.trainer.pairs import Pair, PairSet, read_pairs
+from engine.trainer.verification import ComparedPairs
 from engine.types import EmbeddedFace, EmbeddingContract, FaceChoice, Vectors
 
 FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3}
@@ -136,9 +137,17 @@ def evaluate_pairs(
     )
     seconds = time.monotonic() - start
     report = judge_pairs(pairs, pair_similarities(pairs, templates), templates.num_not_detected)
+    conditions = conditions_of(pipeline, len(pairs.pictures), choice, min_face_px, seconds)
+    return dataclasses.replace(report, conditions=conditions)
+
+
+def conditions_of(
+    pipeline: PicturePipeline, num_pictures: int, choice: FaceChoice, min_face_px: int, seconds: float
+) -> dict[str, Any]:
+    """Say in plain values what pictures were embedded with."""
     contract = pipeline.embedder.contract
-    conditions = {
-        "pictures": len(pairs.pictures),
+    return {
+        "pictures": num_pictures,
         "min_face_px": min_face_px,
         "face_choice": choice.value,
         "contract": contract.name,
@@ -148,7 +157,6 @@ def evaluate_pairs(
         "seconds": round(seconds, 1),
         "versions": _versions(),
     }
-    return dataclasses.replace(report, conditions=conditions)
 
 
 def embed_pictures(
@@ -215,6 +223,13 @@ def judge_pairs(pairs: PairSet, similarities: Similarities, num_not_detected: in
         threshold=float(np.mean(accuracy.thresholds)),
         per_person_accuracy=_per_person(pairs.pairs, accuracy.is_correct),
     )
+
+
+def compared_pairs(pairs: PairSet, similarities: Similarities) -> ComparedPairs:
+    """Give pairs with their people, for rates by group and intervals over people."""
+    first = np.array([pair.first.parent.name for pair in pairs.pairs])
+    second = np.array([pair.second.parent.name for pair in pairs.pairs])
+    return ComparedPairs(similarities, pairs.is_same, first, second)
 
 
 def _per_person(pairs: Sequence[Pair], is_correct: NDArray[np.bool_]) -> float:

@@ -10,6 +10,7 @@ Picture i of a person is ``<name>/<name>_<i, four digits>`` with one of PICTURE_
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,34 @@ def read_pairs(pairs_path: Path, root: Path) -> PairSet:
     Raises InvalidInputError naming file and line where the list is malformed, and naming pictures where
     some are missing.
     """
+    num_each, rows = _read_rows(pairs_path)
+    return _pair_set(pairs_path, num_each, rows, _find_pictures(_stems(rows), root))
+
+
+def read_named_pairs(pairs_path: Path, keys: Sequence[str]) -> PairSet:
+    """Read a list of pairs of pictures that are known by name alone, where their vectors were made elsewhere.
+
+    Of each key counts what is left without folder and suffix: ``Ann_0001`` for picture 1 of Ann. The set's
+    pictures are paths ``Ann/Ann_0001`` that need not exist. Raises InvalidInputError as `read_pairs` does.
+    """
+    num_each, rows = _read_rows(pairs_path)
+    known = {Path(key).stem for key in keys}
+    found = {stem: stem for stem in _stems(rows) if stem.name in known}
+    if missing := [str(stem) for stem in dict.fromkeys(_stems(rows)) if stem not in found]:
+        more = f" and {len(missing) - MISSING_NAMED_MAX} more" if len(missing) > MISSING_NAMED_MAX else ""
+        raise InvalidInputError(
+            f"{len(missing)} pictures of the pairs are no vector's: {', '.join(missing[:MISSING_NAMED_MAX])}"
+            f"{more}; give each label's picture after a comma"
+        )
+    return _pair_set(pairs_path, num_each, rows, found)
+
+
+Row = tuple[Path, Path, bool]
+"""Two pictures relative to the root, without suffix, and whether they are of one person."""
+
+
+def _read_rows(pairs_path: Path) -> tuple[int, list[Row]]:
+    """The number of pairs of each kind in a fold, and all rows, fold after fold."""
     lines = _read_lines(pairs_path)
     num_folds, num_each = _read_header(lines[0], f"{pairs_path}, line 1")
     num_wanted = 1 + num_folds * 2 * num_each
@@ -84,8 +113,14 @@ def read_pairs(pairs_path: Path, root: Path) -> PairSet:
             f"{pairs_path}: {num_folds} folds of {num_each} same and {num_each} different pairs are "
             f"{num_wanted} lines, but there are {len(lines)}"
         )
-    rows = [_read_row(line, f"{pairs_path}, line {i}") for i, line in enumerate(lines[1:], start=2)]
-    found = _find_pictures([stem for row in rows for stem in row[:2]], root)
+    return num_each, [_read_row(line, f"{pairs_path}, line {i}") for i, line in enumerate(lines[1:], start=2)]
+
+
+def _stems(rows: Sequence[Row]) -> list[Path]:
+    return [stem for row in rows for stem in row[:2]]
+
+
+def _pair_set(pairs_path: Path, num_each: int, rows: Sequence[Row], found: Mapping[Path, Path]) -> PairSet:
     pairs = [Pair(found[first], found[second], is_same) for first, second, is_same in rows]
     folds = tuple(tuple(pairs[i : i + 2 * num_each]) for i in range(0, len(pairs), 2 * num_each))
     for number, fold in enumerate(folds, start=1):
@@ -95,10 +130,6 @@ def read_pairs(pairs_path: Path, root: Path) -> PairSet:
                 f"{pairs_path}: fold {number} holds {num_same} same pairs, its header says {num_each}"
             )
     return PairSet(folds)
-
-
-Row = tuple[Path, Path, bool]
-"""Two pictures relative to the root, without suffix, and whether they are of one person."""
 
 
 def _read_lines(pairs_path: Path) -> list[str]:

@@ -13,6 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import metrics
+from engine.trainer.open_set import judge_open_set
+from engine.trainer.roles import open_roles
+from engine.trainer.vectors_file import read_vectors
+from engine.trainer.verification import compare_all, judge_verification
 
 pytestmark = pytest.mark.data
 
@@ -119,3 +123,36 @@ def test_the_open_set_gives_the_expected_thresholds_and_misses(faces: Faces) -> 
         assert point.fpir <= point.fpir_target
         assert metrics.fpir(tops, point.threshold) == point.fpir
         assert metrics.fnir(own, ranks, point.threshold) == point.fnir
+
+
+def test_the_files_judged_as_a_whole_give_all_expected_values(data_folder: Path, faces: Faces) -> None:
+    """From the files, their carriage returns and all, to the rates: what `evaluate` does."""
+    folder = data_folder / "vectors"
+    read = read_vectors(folder / "openface_lfw_vectors.csv", folder / "openface_lfw_labels.csv")
+    assert read.keys[0].endswith("Aaron_Eckhart_0001.png")
+    roles = open_roles(read.labels)
+    parts = [
+        (read.vectors[rows], read.labels[rows]) for rows in (roles.gallery, roles.mated, roles.strangers)
+    ]
+    wanted = faces.expected["open_set_even_ids"]
+
+    report = judge_open_set(parts[0], parts[1], parts[2], [float(name) for name in wanted["at_fpir"]])
+
+    assert (report.num_enrolled, report.num_mated, report.num_strangers) == (205, 225, 570)
+    assert round(1 - report.rank1, 5) == wanted["rank1_miss"]
+    for name, point in wanted["at_fpir"].items():
+        assert report.point(float(name)).threshold == pytest.approx(point["T"], abs=1e-6)
+        assert round(report.point(float(name)).fnir, 5) == point["FNIR"]
+
+    verification = judge_verification(compare_all(read.vectors, read.labels))
+    expected = faces.expected["verification"]
+    assert verification.num_mated_pairs == expected["positive_pairs"]
+    assert verification.num_non_mated_pairs == expected["negative_pairs"]
+    assert verification.mean_squared_distance_mated == pytest.approx(
+        expected["mean_squared_distance_positive"], abs=5e-4
+    )
+    assert verification.mean_squared_distance_non_mated == pytest.approx(
+        expected["mean_squared_distance_negative"], abs=5e-4
+    )
+    assert {name: round(rate, 3) for name, rate in verification.tar_at_far.items()} == expected["tar_at_far"]
+    assert round(verification.best_balanced_accuracy, 3) == expected["best_balanced_accuracy"]

@@ -1,0 +1,154 @@
+"""Draws error rates as PNG: ROC, DET and CMC, of one or several networks.
+
+Knows nothing of how rates are counted. Needs matplotlib, of the extras `train` and `demo`.
+
+Source of the form: Martin et al., "The DET Curve in Assessment of Detection Task Performance", 1997: both
+errors on axes that spread small values; here logarithmic, as NIST's reports of identification have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import metrics
+from engine.errors import SettingsError
+from engine.metrics import Similarities
+from engine.trainer.open_set import OpenSetSimilarities
+from engine.trainer.verification import ComparedPairs
+
+RATE_MIN = 1e-4
+"""Smaller rates are drawn at the edge: no evaluation here has pairs or strangers to show them."""
+POINTS_MAX = 2000
+"""Of a curve: more than a plot has pixels only make the file large."""
+DPI = 110
+
+
+def plot_verification(networks: Mapping[str, ComparedPairs], folder: Path) -> tuple[Path, ...]:
+    """Write ``roc.png`` and ``det.png`` of pairs, a curve for each network.
+
+    Raises SettingsError where matplotlib is missing or the folder cannot be written.
+    """
+    curves = {name: _roc(pairs) for name, pairs in networks.items()}
+
+    def roc(axes: Any) -> None:
+        for name, (far, tar) in curves.items():
+            axes.step(far, tar, where="post", label=name)
+        axes.set(xscale="log", xlim=(_edge(far for far, _ in curves.values()), 1.0), ylim=(0.0, 1.005))
+        axes.set(xlabel="false accept rate", ylabel="true accept rate", title="Verification: ROC")
+
+    def det(axes: Any) -> None:
+        for name, (far, tar) in curves.items():
+            axes.step(far, np.maximum(1.0 - tar, RATE_MIN), where="post", label=name)
+        axes.set(xscale="log", yscale="log", xlim=(_edge(far for far, _ in curves.values()), 1.0))
+        axes.set(ylim=(_edge(1.0 - tar for _, tar in curves.values()), 1.0))
+        axes.set(xlabel="false accept rate", ylabel="false reject rate", title="Verification: DET")
+
+    return _draw(folder, {"roc.png": roc, "det.png": det}, has_legend=len(networks) > 1)
+
+
+def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Path) -> tuple[Path, ...]:
+    """Write ``cmc.png``, and ``det.png`` of FNIR against FPIR where there are strangers.
+
+    Raises as `plot_verification`.
+    """
+    num_ranks = min(20, *(measured.num_enrolled for measured in networks.values()))
+    sizes = ", ".join(sorted({f"{measured.num_enrolled:,}" for measured in networks.values()}))
+
+    def cmc(axes: Any) -> None:
+        for name, measured in networks.items():
+            shares = metrics.cmc(measured.ranks, num_ranks)
+            axes.plot(np.arange(1, num_ranks + 1), shares, marker=".", label=name)
+        axes.set(ylim=(min(axes.get_ylim()[0], 0.99), 1.002), xlim=(0.5, num_ranks + 0.5))
+        axes.set(xlabel="rank", ylabel="share of mated probes", title=f"Identification: CMC, N = {sizes}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+    drawings: dict[str, Callable[[Any], None]] = {"cmc.png": cmc}
+    curves = {name: open_set_curve(measured) for name, measured in networks.items() if measured.tops.size}
+
+    def det(axes: Any) -> None:
+        for name, (fpir, fnir) in curves.items():
+            axes.step(fpir, np.maximum(fnir, RATE_MIN), where="post", label=name)
+        axes.set(xscale="log", yscale="log", xlim=(_edge(fpir for fpir, _ in curves.values()), 1.0))
+        axes.set(ylim=(_edge(fnir for _, fnir in curves.values()), 1.0))
+        axes.set(xlabel="FPIR", ylabel="FNIR, rank 1", title=f"Open set: DET, N = {sizes}")
+
+    if curves:
+        drawings["det.png"] = det
+    return _draw(folder, drawings, has_legend=len(networks) > 1)
+
+
+def open_set_curve(measured: OpenSetSimilarities) -> tuple[Similarities, Similarities]:
+    """Give all operating points of an open set as FPIR and FNIR, float64[p] each, FPIR rising from 0."""
+    tops = np.sort(measured.tops)
+    edges = np.unique(tops[np.isfinite(tops)])[::-1]
+    # The first point accepts no stranger, each further one those of one more similarity.
+    thresholds = np.concatenate([np.nextafter(edges[:1], np.inf), edges])
+    fpir = (tops.size - np.searchsorted(tops, thresholds, side="left")) / tops.size
+    own = np.sort(measured.mated[measured.ranks == 1])
+    num_hits = own.size - np.searchsorted(own, thresholds, side="left")
+    return fpir, 1.0 - num_hits / measured.ranks.size
+
+
+def _roc(pairs: ComparedPairs) -> tuple[Similarities, Similarities]:
+    curve = metrics.roc(pairs.mated, pairs.non_mated)
+    return _thinned(curve.far, curve.tar)
+
+
+def _thinned(x: Similarities, y: Similarities) -> tuple[Similarities, Similarities]:
+    """Keep the points that a logarithmic axis can show apart."""
+    if x.size <= POINTS_MAX:
+        return x, y
+    wanted = np.concatenate([[0.0], np.geomspace(RATE_MIN / 10, 1.0, POINTS_MAX)])
+    rows: NDArray[np.intp] = np.unique(np.searchsorted(x, wanted, side="right") - 1)
+    return x[rows], y[rows]
+
+
+def _edge(curves: Iterable[Similarities]) -> float:
+    """Smallest rate above zero of any curve, for the end of an axis."""
+    smallest = [values[values > 0.0].min(initial=1.0) for values in curves]
+    return float(min(max(min(smallest) / 1.5, RATE_MIN), 0.1))
+
+
+def _draw(
+    folder: Path, drawings: Mapping[str, Callable[[Any], None]], *, has_legend: bool
+) -> tuple[Path, ...]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SettingsError(
+            "plots need matplotlib: pip install 'identiface[train]'",
+            hint="pip install 'identiface[train]', or leave --plots out.",
+        ) from error
+    paths = []
+    for name, draw in drawings.items():
+        # Figures of our own, not pyplot's: nothing global is touched.
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.grid(visible=True, which="major", alpha=0.3)
+        if has_legend:
+            axes.legend(frameon=False)
+        path = folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=DPI)
+        except OSError as error:
+            raise SettingsError(f"cannot write plot {path}: {error.strerror}") from error
+        paths.append(path)
+    return tuple(paths)
+
+
+def check_plots(folder: Path) -> None:
+    """Refuse what would fail only after the work: no matplotlib, or a folder that cannot be made."""
+    _draw(folder, {}, has_legend=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"cannot make the folder of plots {folder}: {error.strerror}") from error

@@ -1,0 +1,141 @@
+"""What is exported is served with the same templates: safetensors to the bit, ONNX to 1e-5."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.embedding.checkpoints import read_checkpoint
+from engine.embedding.embed import Embedder
+from engine.embedding.networks import load_network
+from engine.errors import SettingsError, WeightsError
+from engine.trainer.backbones import as_network, build_backbone
+from engine.trainer.export import PARITY_MAX, export_onnx, export_safetensors
+
+
+def crops_for(size_px: int, num: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.random.default_rng(7).integers(0, 256, (num, size_px, size_px, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "dlib-resnet",
+        "mobilefacenet",
+        "nn4-small2",
+        "inception-resnet-v1",
+        "timm:mobilenetv3_small_050",
+        "head",
+    ],
+)
+def test_safetensors_are_served_by_their_path_with_the_same_templates(tmp_path: Path, spec: str) -> None:
+    backbone = build_backbone(spec, seed=1)
+    path = tmp_path / "net.safetensors"
+    sha256 = export_safetensors(backbone, path, threshold=0.42, metadata={"card": "card.md"})
+    served, trained = Embedder(load_network(str(path), "cpu")), Embedder(as_network(backbone))
+    crops = crops_for(backbone.alignment.size_px)
+    np.testing.assert_allclose(served.embed(crops), trained.embed(crops), atol=1e-6)
+    contract = served.contract
+    assert (contract.weights_sha256, contract.threshold, contract.dimension) == (sha256, 0.42, 128)
+    assert (contract.mirror, contract.alignment) == (backbone.mirror, backbone.alignment.name)
+    assert read_checkpoint(path).metadata["card"] == "card.md"
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_trained_dlib_network_has_another_contract_and_may_drop_its_mirror(tmp_path: Path) -> None:
+    backbone = build_backbone("dlib-resnet", seed=1)
+    with torch.no_grad():
+        backbone.module.get_parameter("head.weight").mul_(1.01)
+    path = tmp_path / "net.safetensors"
+    export_safetensors(backbone, path, mirror=False)
+    served = Embedder(load_network(str(path), "cpu"))
+    packaged = Embedder(load_network("dlib-resnet", "cpu"))
+    assert not served.contract.mirror
+    assert served.contract.digest != packaged.contract.digest
+    assert served.contract.threshold == packaged.contract.threshold
+
+
+def test_a_head_is_written_beside_its_base_alone(tmp_path: Path) -> None:
+    base_path = tmp_path / "base.safetensors"
+    export_safetensors(build_backbone("mobilefacenet", seed=1), base_path, mirror=True)
+    head = build_backbone(f"head:{base_path}", seed=2, dimension=64)
+    export_safetensors(head, tmp_path / "head.safetensors")
+    crops = crops_for(112)
+    served = Embedder(load_network(str(tmp_path / "head.safetensors"), "cpu")).embed(crops)
+    np.testing.assert_allclose(served, Embedder(as_network(head)).embed(crops), atol=1e-6)
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(SettingsError, match="lies in another folder"):
+        export_safetensors(head, tmp_path / "sub" / "head.safetensors")
+    with pytest.raises(SettingsError, match="a head does not mirror"):
+        export_safetensors(head, tmp_path / "head.safetensors", mirror=True)
+
+
+@pytest.mark.parametrize(("spec", "is_mirrored"), [("mobilefacenet", True), ("head", False)])
+def test_onnx_is_served_by_its_path_with_the_same_templates(
+    tmp_path: Path, spec: str, *, is_mirrored: bool
+) -> None:
+    backbone = build_backbone(spec, seed=1)
+    path = tmp_path / "net.onnx"
+    difference = export_onnx(backbone, path, threshold=0.37, mirror=is_mirrored)
+    assert difference <= PARITY_MAX
+    served = Embedder(load_network(str(path), "cpu"))
+    trained = Embedder(as_network(dataclasses.replace(backbone, mirror=is_mirrored)))
+    crops = crops_for(backbone.alignment.size_px)
+    np.testing.assert_allclose(served.embed(crops), trained.embed(crops), atol=PARITY_MAX)
+    # Of one crop and of none: the number of crops is not built in.
+    np.testing.assert_allclose(served.embed(crops[:1]), trained.embed(crops[:1]), atol=PARITY_MAX)
+    assert served.embed(crops[:0]).shape == (0, 128)
+    assert (served.contract.mirror, served.contract.threshold) == (is_mirrored, 0.37)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]
+    sidecar = json.loads((tmp_path / "net.onnx.json").read_text())
+    means = {"mobilefacenet": [127.5] * 3, "head": [122.782, 117.001, 104.298]}
+    assert sidecar["mean"] == pytest.approx(means[spec])
+    assert sidecar["scale"] == {"mobilefacenet": 128.0, "head": 256.0}[spec]
+    # torch notes where each line of its caller lies.
+    assert str(Path(__file__).parents[3]).encode() not in path.read_bytes()
+    assert backbone.module.training
+
+
+def test_a_network_of_numbers_that_are_none_is_not_written(tmp_path: Path) -> None:
+    backbone = build_backbone("mobilefacenet", seed=1)
+    with torch.no_grad():
+        backbone.module.get_parameter("head.convolution.weight")[0] = torch.nan
+    for write, name in ((export_safetensors, "net.safetensors"), (export_onnx, "net.onnx")):
+        with pytest.raises(WeightsError, match=r"not finite: head\.convolution\.weight"):
+            write(backbone, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_suffixes_thresholds_and_folders_are_refused(tmp_path: Path) -> None:
+    backbone = build_backbone("mobilefacenet", seed=1)
+    with pytest.raises(SettingsError, match=r"should end with \.safetensors"):
+        export_safetensors(backbone, tmp_path / "net.pt")
+    with pytest.raises(SettingsError, match=r"should end with \.onnx"):
+        export_onnx(backbone, tmp_path / "net.bin")
+    with pytest.raises(SettingsError, match="no similarity"):
+        export_safetensors(backbone, tmp_path / "net.safetensors", threshold=1.5)
+    with pytest.raises(SettingsError, match="no similarity"):
+        export_onnx(backbone, tmp_path / "net.onnx", threshold=float("nan"))
+    with pytest.raises(WeightsError, match="cannot write weight file"):
+        export_safetensors(backbone, tmp_path / "nowhere" / "net.safetensors")
+    nameless = dataclasses.replace(build_backbone("head", seed=1), base_spec=None)
+    with pytest.raises(SettingsError, match="no map of a network that can be named"):
+        export_safetensors(nameless, tmp_path / "net.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_file_stays_where_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = build_backbone("mobilefacenet", seed=1)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"before")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(SettingsError, match="writing ONNX needs onnxscript") as caught:
+        export_onnx(backbone, path)
+    assert "identiface[train]" in caught.value.hint
+    assert path.read_bytes() == b"before"

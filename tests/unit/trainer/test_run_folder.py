@@ -1,0 +1,68 @@
+"""The folder of a run: one run a folder, and what it noted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import PreconditionError, SettingsError
+from engine.trainer.run_folder import RunFolder
+from engine.trainer.settings import NetworkSettings, TrainSettings
+
+DATA = {"training": "abc", "num_pictures": 5}
+
+
+def test_a_run_is_gone_on_with_by_the_same_settings_and_data(tmp_path: Path) -> None:
+    settings = TrainSettings(seed=3)
+    RunFolder(tmp_path / "run").open(settings, DATA)
+    RunFolder(tmp_path / "run").open(settings, DATA)
+    assert RunFolder(tmp_path / "run").settings() == (settings, DATA)
+    told = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert told["num_threads"] >= 1
+    assert "torch" in told["versions"]
+
+
+def test_another_setting_is_refused_by_name_with_both_values(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(TrainSettings(seed=3), DATA)
+    other = TrainSettings(seed=3, network=NetworkSettings(name="mobilefacenet"))
+    with pytest.raises(
+        PreconditionError, match=r"settings\.network\.name was 'dlib-resnet', now 'mobilefacenet'"
+    ):
+        RunFolder(tmp_path).open(other, DATA)
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(TrainSettings(), DATA)
+    with pytest.raises(PreconditionError, match=r"data\.training was 'abc', now 'def'"):
+        RunFolder(tmp_path).open(TrainSettings(), {**DATA, "training": "def"})
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"picture")
+    with pytest.raises(PreconditionError, match="not empty and holds no run"):
+        RunFolder(tmp_path).open(TrainSettings(), DATA)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_folder_without_a_run_has_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="holds no run"):
+        RunFolder(tmp_path).settings()
+
+
+def test_what_was_noted_after_the_checkpoint_goes_and_half_a_line_with_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.open(TrainSettings(), DATA)
+    run.rewind(0)
+    for step in (10, 20, 30):
+        run.note(step, {"loss": step / 10})
+    run.note(20, {"rank1": 0.5}, "validation")
+    run.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "ki')
+    again = RunFolder(tmp_path)
+    again.rewind(20)
+    again.close()
+    assert [note["loss"] for note in again.notes("train")] == [1.0, 2.0]
+    assert [note["rank1"] for note in again.notes("validation")] == [0.5]
