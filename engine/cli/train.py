@@ -1,0 +1,285 @@
+"""The verbs `train run` and `train export`: a network from people's pictures to what a server loads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.arguments import UsageError, Verbs, add_json_option, face_px, seconds, similarity, whole
+from engine.cli.layout import print_json, print_lines, table
+
+if TYPE_CHECKING:
+    from engine.trainer.crop_set import CropSet
+    from engine.trainer.loop import Data
+    from engine.trainer.settings import TrainSettings
+
+THREADS_MAX = 1024
+_RUN = """\
+SOURCE is what `index run` reads: a folder with a folder of pictures for each person (as LFW), tar shards in
+WebDataset form, a manifest, or an HDF5 file of images and labels. Faces are found, aligned and kept once.
+
+Kill it at any moment and run the same command again: it goes on from its newest checkpoint, and ends with
+the same weights, bit by bit, as if nothing had happened (same machine, threads and processes). For several
+GPUs or processes: torchrun --nproc-per-node N -m engine.cli train run RUN ...
+
+examples:
+  identiface train run runs/mine --data people/ --recipe dlib-resnet-tail
+  identiface train run runs/new --data people/ --set network.name=mobilefacenet --set num_steps=2000
+  tensorboard --logdir runs/mine
+"""
+_EXPORT = """\
+The server loads FILE by its path: identiface serve --model FILE. Its contract is its own, so that its
+templates never meet another network's; `identiface reembed` moves a gallery to it.
+
+example:
+  identiface train export runs/mine --to mine.safetensors --onnx mine.onnx --threshold 0.93
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verb `train` and those below it."""
+    summary = "train or fine-tune a network on your own people"
+    train = verbs.add_parser("train", help=summary, description=f"{summary.capitalize()}.")
+    below = train.add_subparsers(dest="train_verb", metavar="VERB", required=True, title="verbs")
+    run = below.add_parser(
+        "run",
+        help="train a network, or go on with it",
+        description="Train a network, or go on where an earlier run ended.",
+        epilog=_RUN,
+    )
+    run.add_argument(
+        "run_folder", metavar="RUN", type=Path, help="folder of the run; made where it is missing"
+    )
+    _add_data(run)
+    run.add_argument(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="settings to start from: a recipe that comes with Identiface, or a .toml file (default: the"
+        " settings' own defaults)",
+    )
+    run.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one setting, as network.name=mobilefacenet; may be repeated",
+    )
+    _add_machine(run)
+    run.add_argument(
+        "--settings", action="store_true", help="print the settings in effect, and train nothing"
+    )
+    add_json_option(run)
+    run.set_defaults(run=_run)
+    export = below.add_parser(
+        "export",
+        help="write the network of a finished run to be served",
+        description="Write the network of a finished run as files that a server loads.",
+        epilog=_EXPORT,
+    )
+    export.add_argument("run_folder", metavar="RUN", type=Path, help="folder of a finished run")
+    export.add_argument("--to", metavar="FILE", type=Path, required=True, help="a .safetensors file")
+    export.add_argument("--onnx", metavar="FILE", type=Path, help="an .onnx file besides")
+    export.add_argument(
+        "--threshold",
+        metavar="SIMILARITY",
+        type=similarity,
+        help="default similarity of its contract (default: that of the weights it started from)",
+    )
+    export.set_defaults(run=_export)
+
+
+def _add_data(run: argparse.ArgumentParser) -> None:
+    data = run.add_argument_group("data")
+    data.add_argument("--data", metavar="SOURCE", type=Path, required=True, help="pictures of people")
+    data.add_argument("--images", metavar="NAME", default="", help="of an HDF5 file: data set of the images")
+    data.add_argument("--labels", metavar="NAME", default="", help="of an HDF5 file: data set of the labels")
+    data.add_argument(
+        "--people", metavar="FILE", type=Path, help="whom to train on, a name a line (default: all)"
+    )
+    data.add_argument(
+        "--validate-people",
+        metavar="FILE",
+        type=Path,
+        help="whom to judge by, a name a line (default: a share of the people drawn by seed)",
+    )
+    data.add_argument(
+        "--errata",
+        metavar="FILE",
+        type=Path,
+        help="who is there under two names: name, name and same or relative, divided by tabs",
+    )
+    data.add_argument(
+        "--crops",
+        metavar="FOLDER",
+        type=Path,
+        help="where faces are kept, for several runs (default: RUN-crops)",
+    )
+    data.add_argument(
+        "--face", choices=("centre", "largest"), default="centre", help="which of a picture's faces is meant"
+    )
+    data.add_argument(
+        "--min-face-px",
+        metavar="PIXELS",
+        type=face_px,
+        default=70,
+        help="smallest face looked for (default: 70)",
+    )
+
+
+def _add_machine(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it trains")
+    run.add_argument(
+        "--threads",
+        metavar="N",
+        type=lambda text: whole(text, 1, THREADS_MAX),
+        default=len(os.sched_getaffinity(0)),
+        help="CPU threads of torch; a resumed run must have as many (default: %(default)s, the cores here)",
+    )
+    run.add_argument(
+        "--workers",
+        metavar="N",
+        type=lambda text: whole(text, 0, THREADS_MAX),
+        default=1,
+        help="processes that read and augment ahead; 0: none (default: 1)",
+    )
+    run.add_argument(
+        "--stop-after-s",
+        metavar="SECONDS",
+        type=seconds,
+        help="pause with a checkpoint after so long; the same command goes on",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    settings = _settings(arguments)
+    if arguments.settings:
+        import msgspec
+
+        print_json(msgspec.to_builtins(settings))
+        return
+    from engine.embedding.networks import resolve_device
+    from engine.trainer import distributed
+    from engine.trainer.loop import Options, train
+    from engine.trainer.run_folder import RunFolder
+
+    device = resolve_device(arguments.device)
+    ranks = distributed.join(device)
+    try:
+        data = _data(arguments, settings, device)
+        options = Options(
+            device=device,
+            num_threads=arguments.threads,
+            num_workers=arguments.workers,
+            stop_after_s=arguments.stop_after_s,
+            ranks=ranks,
+            is_bar_shown=sys.stderr.isatty(),
+        )
+        ended = train(RunFolder(arguments.run_folder), settings, data, options)
+    finally:
+        distributed.leave(ranks)
+    if not ranks.is_first:
+        return
+    if arguments.json:
+        network = str(ended.network) if ended.network else None
+        print_json({"step": ended.step, "is_done": ended.is_done, "network": network})
+        return
+    rows = [("steps", f"{ended.step:,} of {settings.num_steps:,}")]
+    if ended.network is not None:
+        rows += [("network", str(ended.network)), ("card", str(ended.network.with_name("model-card.md")))]
+    else:
+        rows.append(("paused", "run the same command again to go on"))
+    print_lines(table(("", ""), rows))
+
+
+def _settings(arguments: argparse.Namespace) -> TrainSettings:
+    """The recipe's settings with those of --set laid over them."""
+    from engine import config
+    from engine.trainer.recipes import read_recipe
+    from engine.trainer.settings import TrainSettings
+
+    values = read_recipe(arguments.recipe) if arguments.recipe else {}
+    for text in arguments.set:
+        values = config.merge(values, _one_setting(text))
+    return config.build(TrainSettings, values)
+
+
+def _one_setting(text: str) -> dict[str, Any]:
+    """KEY=VALUE as TOML reads it; a value that is no TOML is a text."""
+    key, equals, value = text.partition("=")
+    if not key.strip() or not equals:
+        raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+    for written in (value, _quoted(value)):
+        try:
+            return tomllib.loads(f"{key} = {written}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise UsageError(f"--set takes KEY=VALUE with a KEY like network.name, not {text!r}")
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -> Data:
+    """Crops of the people to train on and of those to judge by."""
+    from engine.trainer.lists import read_errata, read_names
+    from engine.trainer.loop import Data
+    from engine.trainer.split import hold_out, merge_identities, split_identities
+
+    # Lists are read first: a wrong one is said before faces are looked for.
+    wanted = read_names(arguments.people) if arguments.people else ()
+    judged = read_names(arguments.validate_people) if arguments.validate_people else ()
+    same = read_errata(arguments.errata) if arguments.errata else ()
+    crops = merge_identities(_crops(arguments, settings, device), same)
+    held = None
+    if judged:
+        crops, held = hold_out(crops, judged)
+    if wanted:
+        crops = _only(crops, wanted)
+    if not judged and settings.validation_share:
+        crops, held = split_identities(crops, settings.validation_share, settings.seed)
+    return Data(crops, held)
+
+
+def _only(crops: CropSet, names: tuple[str, ...]) -> CropSet:
+    rows = crops.rows_of(names)
+    if not len(rows):
+        raise UsageError(f"--people names nobody of SOURCE: its first name is {names[0]!r}")
+    return crops.subset(rows)
+
+
+def _crops(arguments: argparse.Namespace, settings: TrainSettings, device: str) -> CropSet:
+    from engine.embedding.align import ALIGNMENTS
+    from engine.trainer.crops import CropSettings, build_crops
+    from engine.trainer.loop import alignment_of
+    from indexer.items import VectorSource
+    from indexer.sources import open_source
+
+    source = open_source(arguments.data.resolve(), images=arguments.images, labels=arguments.labels)
+    if isinstance(source, VectorSource):
+        raise UsageError("SOURCE holds vectors; a network learns from pictures")
+    folder = arguments.crops or arguments.run_folder.with_name(f"{arguments.run_folder.name}-crops")
+    alignment = ALIGNMENTS[alignment_of(settings)]
+    limits = CropSettings(face_choice=arguments.face, min_face_px=arguments.min_face_px)
+    return build_crops(source, folder, alignment, limits, device=device)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from engine.trainer.run_folder import RunFolder
+    from engine.trainer.shipping import ship
+
+    contract = ship(
+        RunFolder(arguments.run_folder), arguments.to, onnx=arguments.onnx, threshold=arguments.threshold
+    )
+    rows = [("network", str(arguments.to)), *([("ONNX", str(arguments.onnx))] if arguments.onnx else [])]
+    rows += [
+        ("contract", f"{contract.name}, digest {contract.digest[:16]}"),
+        ("template", f"{contract.dimension} numbers, {'with' if contract.mirror else 'without'} the mirror"),
+        ("threshold", f"{contract.threshold:g}"),
+    ]
+    print_lines(table(("", ""), rows))

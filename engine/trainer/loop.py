@@ -1,0 +1,375 @@
+"""The training loop, from a run's first step or its newest checkpoint to the network that is served.
+
+::
+
+    batch -> forward, loss, gradients -> alarms -> weights -> (note) -> (checkpoint) -> (validate)
+
+Exact resume: batches, augmentation, learning rate and random numbers are functions of seed and step, and all
+else is in the checkpoint; so a killed run ends with the same bits as an unbroken one, where device, versions
+and numbers of threads and processes are the same.
+
+Knows nothing of command lines, or of which pictures these are.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from engine.embedding.checkpoints import sha256_of_state
+from engine.embedding.embed import Embedder
+from engine.errors import InvalidInputError, WeightsError
+from engine.trainer import alarms, checkpoint_files, distributed, trunk
+from engine.trainer.alarms import Alarms
+from engine.trainer.backbones import Backbone, as_network, build_backbone, freeze, freeze_normalisation
+from engine.trainer.crop_set import CropSet
+from engine.trainer.distributed import ALONE, Ranks
+from engine.trainer.export import export_safetensors
+from engine.trainer.learner import Faces, Figures, Learner
+from engine.trainer.loader import Batch, Loader
+from engine.trainer.model_card import write_card
+from engine.trainer.objectives import build_objective
+from engine.trainer.run_folder import RunFolder
+from engine.trainer.sampler import PKSampler
+from engine.trainer.settings import TrainSettings
+from engine.trainer.validate import validate
+
+
+class Batches(Protocol):
+    """What gives the loop its batches."""
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Batches of steps start_step to stop_step - 1, this process's part of each."""
+        ...
+
+    def close(self) -> None:
+        """End what works in the background."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run learns from and is judged by."""
+
+    training: CropSet
+    validation: CropSet | None = None
+    """Other people; None: nobody is held out."""
+
+    def described(self) -> dict[str, Any]:
+        """Stand in the run's settings: it cannot go on with other data."""
+        held = self.validation
+        return {
+            "training": self.training.digest,
+            "num_pictures": len(self.training),
+            "num_identities": self.training.num_identities,
+            "validation": held.digest if held else "",
+            "num_validation_pictures": len(held) if held else 0,
+            "num_validation_identities": held.num_identities if held else 0,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides how a run goes, not what it comes to."""
+
+    device: str = "cpu"
+    """cpu or cuda."""
+    num_threads: int | None = None
+    """CPU threads of torch, in this whole process; a resumed run must have as many. None: as they are."""
+    num_workers: int = 1
+    """Processes that read and augment batches before their turn; 0: this one does it in between."""
+    stop_after_s: float | None = None
+    """Pause with a checkpoint after so many seconds; None: go to the end."""
+    ranks: Ranks = ALONE
+    is_bar_shown: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How far a run came."""
+
+    step: int
+    is_done: bool
+    network: Path | None
+    """The weights to be served, once done."""
+
+
+def alignment_of(settings: TrainSettings) -> str:
+    """Name of the crop that the run's network takes."""
+    return backbone_of(settings).alignment.name
+
+
+def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options) -> Ended:
+    """Train from where the run is to its end, or until it is asked to pause.
+
+    SIGINT, SIGTERM and `stop_after_s` end it after the step in hand, with a checkpoint. Raises TrainingError
+    where an alarm or short memory ends it, PreconditionError where the folder holds another run, WeightsError
+    for a checkpoint that cannot be used, SettingsError and InvalidInputError where settings and data cannot
+    go together.
+    """
+    ranks = options.ranks
+    if ranks.is_first:
+        run.open(settings, data.described())
+    distributed.wait(ranks)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    backbone = backbone_of(settings)
+    _check(backbone, data)
+    learner, loader = _parts(run, backbone, settings, data, options)
+    watch = Alarms()
+    step = _resume(run, learner, watch, options)
+    if ranks.is_first:
+        run.rewind(step)
+    progress = _Progress(run, step, settings, options)
+    try:
+        with _stop_asked(options.stop_after_s) as is_asked:
+            for batch in loader.batches(step, settings.num_steps):
+                figures = _step(learner, watch, batch, options)
+                rate = learner.move(batch.step)
+                step = batch.step + 1
+                progress.show(step, figures, rate)
+                is_over = distributed.any_of(is_asked(), ranks, options.device)
+                is_last = step == settings.num_steps
+                if is_over or is_last or step % settings.checkpoint_every_steps == 0:
+                    _checkpoint(run, learner, watch, step, options)
+                if is_last or step % settings.validate_every_steps == 0:
+                    _validate(run, learner, backbone, data, step, options)
+                if is_over:
+                    break
+    finally:
+        loader.close()
+        progress.close()
+        run.close()
+    if step < settings.num_steps:
+        return Ended(step, is_done=False, network=None)
+    if ranks.is_first:
+        _finish(run, learner, backbone, settings, data)
+    distributed.wait(ranks)
+    return Ended(step, is_done=True, network=run.network)
+
+
+def backbone_of(settings: TrainSettings, weights: Path | None = None) -> Backbone:
+    """Make the network that a run trains, with the weights it starts from, or with those given."""
+    network = settings.network
+    start = Path(network.checkpoint) if network.checkpoint else None
+    backbone = build_backbone(
+        network.name,
+        dimension=network.dimension,
+        seed=settings.seed,
+        checkpoint=weights or start,
+        alignment=network.alignment,
+        is_from_scratch=network.is_from_scratch and weights is None,
+        num_hidden=network.num_hidden,
+        is_residual=network.is_residual,
+    )
+    if network.num_trainable_stages:
+        freeze(backbone, network.num_trainable_stages)
+    if network.is_normalisation_frozen:
+        freeze_normalisation(backbone)
+    return backbone
+
+
+def _check(backbone: Backbone, data: Data) -> None:
+    """Refuse crops of another alignment, and people who are both learnt from and judged by."""
+    for crops in (data.training, data.validation):
+        if crops is not None and crops.alignment != backbone.alignment.name:
+            raise InvalidInputError(
+                f"the crops are {crops.alignment}, {backbone.name} takes {backbone.alignment.name}"
+            )
+    if data.validation is not None:
+        both = sorted(set(data.training.identities) & set(data.validation.identities))
+        if both:
+            raise InvalidInputError(
+                f"{len(both)} people are trained on and validated by, for example {both[0]}",
+                hint="Name other people to validate by: figures of people learnt from say nothing.",
+            )
+
+
+def _parts(
+    run: RunFolder, backbone: Backbone, settings: TrainSettings, data: Data, options: Options
+) -> tuple[Learner, Batches]:
+    """The learner and what feeds it."""
+    ranks, batch, crops = options.ranks, settings.batch, data.training
+    sampler = PKSampler(
+        crops.labels,
+        batch.num_identities,
+        batch.num_pictures,
+        settings.seed,
+        rank=ranks.rank,
+        num_ranks=ranks.num_ranks,
+        num_singles=batch.num_singles,
+    )
+    objective = build_objective(
+        settings.objective, crops.num_identities, backbone.dimension, seed=settings.seed
+    )
+    is_bfloat16 = settings.precision == "bfloat16"
+    if backbone.base is None and not settings.is_trunk_cached:
+        is_mirrored = batch.faces == "template"
+        faces = Faces(backbone.module, backbone.scaling, is_mirrored=is_mirrored, is_bfloat16=is_bfloat16)
+        loader: Batches = Loader(
+            crops, sampler, settings.augment, options.num_workers, settings.seed, options.device,
+            is_resident=options.device == "cuda",
+        )  # fmt: skip
+        return Learner(faces, objective, settings, ranks, options.device), loader
+    features, module = _features(run, backbone, settings, crops, options)
+    faces = Faces(module, None, is_mirrored=False, is_bfloat16=is_bfloat16)
+    feeding = trunk.FeatureLoader(features, crops, sampler, settings.seed, faces=batch.faces)
+    return Learner(faces, objective, settings, ranks, options.device), feeding
+
+
+def _features(
+    run: RunFolder, backbone: Backbone, settings: TrainSettings, crops: CropSet, options: Options
+) -> tuple[trunk.Features, nn.Module]:
+    """What the frozen part gives for every crop, and the part that learns."""
+    if backbone.base is not None:
+        give, weights = trunk.features_of_base(backbone.base), backbone.base.weights_sha256
+        module = backbone.module
+    else:
+        cut = trunk.cut(backbone, settings.network.num_trainable_stages)
+        give = trunk.features_of_trunk(backbone, cut.trunk, options.device)
+        weights, module = sha256_of_state(cut.trunk.state_dict()), cut.tail
+    # The first process makes the file, then all open it.
+    if options.ranks.is_first:
+        trunk.keep_features(crops, give, weights, run.trunk)
+    distributed.wait(options.ranks)
+    return trunk.keep_features(crops, give, weights, run.trunk), module
+
+
+def _resume(run: RunFolder, learner: Learner, watch: Alarms, options: Options) -> int:
+    """Take the newest checkpoint and give its step, 0 where there is none."""
+    path = checkpoint_files.newest(run.checkpoints)
+    if path is None:
+        return 0
+    state = checkpoint_files.load(path, options.device)
+    try:
+        learner.load(state["learner"])
+        watch.num_collapsed = int(state["num_collapsed"])
+        step = int(state["step"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise WeightsError(
+            f"checkpoint {path} is not of this run: {error}",
+            hint="Name a new folder for the run, or remove its checkpoints to begin anew.",
+        ) from error
+    if options.ranks.is_first:
+        sys.stderr.write(f"going on from step {step:,} ({path.name})\n")
+    return step
+
+
+def _checkpoint(run: RunFolder, learner: Learner, watch: Alarms, step: int, options: Options) -> None:
+    if options.ranks.is_first:
+        state = {"learner": learner.state(), "num_collapsed": watch.num_collapsed, "step": step}
+        checkpoint_files.save(run.checkpoints, step, state)
+
+
+def _step(learner: Learner, watch: Alarms, batch: Batch, options: Options) -> Figures:
+    """One step's loss and gradients, looked at before they move anything."""
+    pixels = batch.pixels.to(options.device, non_blocking=True)
+    labels = batch.labels.to(options.device, non_blocking=True)
+    try:
+        figures = learner.forward_backward(pixels, labels, batch.step)
+    except (RuntimeError, MemoryError) as error:
+        if not alarms.is_out_of_memory(error):
+            raise
+    else:
+        watch.check(batch.step, figures.loss, figures.gradient_norm, figures.spread)
+        return figures
+    # Out of the except clause: its traceback holds the tensors that did not fit.
+    raise alarms.out_of_memory(len(pixels), lambda num: learner.does_fit(num, pixels), options.device)
+
+
+def _validate(
+    run: RunFolder, learner: Learner, backbone: Backbone, data: Data, step: int, options: Options
+) -> None:
+    """Judge the averaged weights by the people held out, in the first process."""
+    if data.validation is not None and options.ranks.is_first:
+        with learner.averaged():
+            embedder = Embedder(as_network(backbone, options.device))
+            figures = validate(data.validation, embedder.embed, learner.settings.seed)
+        run.note(step, figures, "validation")
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        tqdm.write(f"step {step:,}: {told}", file=sys.stderr)
+    distributed.wait(options.ranks)
+
+
+def _finish(
+    run: RunFolder, learner: Learner, backbone: Backbone, settings: TrainSettings, data: Data
+) -> None:
+    """Write the averaged weights as a network that is served by its path, and the card that describes it."""
+    with learner.averaged():
+        export_safetensors(backbone, run.network)
+    write_card(run, settings, data.described())
+
+
+class _Progress:
+    """A bar on a terminal, a line now and then elsewhere, and notes in the run's folder."""
+
+    def __init__(self, run: RunFolder, step: int, settings: TrainSettings, options: Options):
+        self._run, self._settings, self._is_first = run, settings, options.ranks.is_first
+        self._bar: Any = None
+        if self._is_first and options.is_bar_shown:
+            self._bar = tqdm(
+                total=settings.num_steps, initial=step, unit="step", desc="training", file=sys.stderr,
+                disable=None,
+            )  # fmt: skip
+        batch = settings.batch
+        self._num_pictures = batch.num_identities * batch.num_pictures + batch.num_singles
+        self._losses: list[float] = []
+        self._start = time.monotonic()
+
+    def show(self, step: int, figures: Figures, rate: float) -> None:
+        """Count one step."""
+        if not self._is_first:
+            return
+        self._losses.append(figures.loss)
+        if self._bar is not None:
+            self._bar.update()
+            self._bar.set_postfix(loss=f"{figures.loss:.4f}", refresh=False)
+        if step % self._settings.log_every_steps and step != self._settings.num_steps:
+            return
+        seconds = time.monotonic() - self._start
+        noted: Mapping[str, float] = {
+            "loss": float(np.mean(self._losses)),
+            "learning_rate": rate,
+            "gradient_norm": figures.gradient_norm,
+            "mean_pairwise_distance": figures.spread,
+            **{name: value for name, value in figures.others.items() if name != "loss"},
+            "pictures_per_s": len(self._losses) * self._num_pictures / max(seconds, 1e-9),
+        }
+        self._run.note(step, noted)
+        self._losses, self._start = [], time.monotonic()
+
+    def close(self) -> None:
+        """Leave the bar where it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextmanager
+def _stop_asked(after_s: float | None) -> Iterator[Any]:
+    """Give a function that says whether the run shall pause: by SIGINT or SIGTERM, or after so long."""
+    asked = threading.Event()
+    start = time.monotonic()
+
+    def note(_number: int, _frame: object) -> None:
+        asked.set()
+
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked.is_set() or (after_s is not None and time.monotonic() - start >= after_s)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
