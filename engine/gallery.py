@@ -8,6 +8,7 @@ the wire.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from engine.candidates import Question, best_identities
 from engine.decision import decide, resolve_threshold
 from engine.errors import EngineError, InvalidInputError, PreconditionError
 from engine.housekeeping import Housekeeping
-from engine.index.agreement import measure, store_agreement
+from engine.index.agreement import IndexStatus, measure, store_agreement
 from engine.index.generation import Generation, read_manifest
 from engine.index.settings import IndexSettings
 from engine.live_index import LiveIndex, report_nothing
@@ -34,10 +35,8 @@ from engine.types import (
     Enrollment,
     EnrollResult,
     GalleryInfo,
-    GallerySettings,
     Identification,
     Identity,
-    IndexStatus,
     Receipt,
     RemoveResult,
     SearchOptions,
@@ -71,6 +70,7 @@ class Gallery:
         self._store = store
         with store.read() as reader:
             self.contract: EmbeddingContract = reader.contract()
+            self.keeps_crops = reader.settings().keep_crops
         self._index = LiveIndex(store, self.contract, settings)
         self._housekeeping = Housekeeping(store, self._index)
 
@@ -114,13 +114,11 @@ class Gallery:
             raise InvalidInputError("threshold and clear_threshold were given together; choose one")
 
         def apply(writer: Writer) -> GalleryInfo:
-            old = writer.settings()
-            new = GallerySettings(
-                old.templates_per_identity_max
-                if templates_per_identity_max is None
-                else templates_per_identity_max,
-                None if clear_threshold else old.threshold if threshold is None else threshold,
-            )
+            new = writer.settings()
+            if templates_per_identity_max is not None:
+                new = dataclasses.replace(new, templates_per_identity_max=templates_per_identity_max)
+            if clear_threshold or threshold is not None:
+                new = dataclasses.replace(new, threshold=threshold)
             rules.check_settings(new)
             changes.update_settings(writer, new)
             return describe_gallery(self.gallery_id, writer)
@@ -155,14 +153,16 @@ class Gallery:
         num_records = sum(max(1, len(item.templates)) for item in accepted)
         return self._store.write(apply, num_records=num_records, deadline=deadline, receipt=receipt)[1]
 
-    def get_identity(self, identity_id: str) -> tuple[Identity, tuple[StoredTemplate, ...]]:
+    def get_identity(
+        self, identity_id: str, *, with_crops: bool = False
+    ) -> tuple[Identity, tuple[StoredTemplate, ...]]:
         """One identity and its templates. Raises IdentityNotFoundError."""
         with self._store.read() as reader:
             record = changes.need_identity(reader, identity_id, self._store.now_ms())
-            return changes.describe(reader, identity_id, record)
+            return changes.describe(reader, identity_id, record, with_crops=with_crops)
 
     def list_identities(
-        self, *, after: str = "", limit: int = 100
+        self, *, after: str = "", limit: int = 100, with_crops: bool = False
     ) -> list[tuple[Identity, tuple[StoredTemplate, ...]]]:
         """At most `limit` identities with ids after `after`, in order of the bytes of their ids."""
         now_ms = self._store.now_ms()
@@ -173,7 +173,7 @@ class Gallery:
                     continue
                 if len(listed) == limit:
                     break
-                listed.append(changes.describe(reader, identity_id, record))
+                listed.append(changes.describe(reader, identity_id, record, with_crops=with_crops))
         return listed
 
     def update_identity(
@@ -391,7 +391,7 @@ class Gallery:
 
     def _problem(self, enrollment: Enrollment) -> EngineError | None:
         try:
-            rules.check_enrollment(enrollment, self.contract.dimension)
+            rules.check_enrollment(enrollment, self.contract.dimension, keeps_crops=self.keeps_crops)
         except EngineError as error:
             return error
         return None

@@ -1,6 +1,6 @@
 """Files made for people and other programs: there whole or not at all, whenever the process is killed.
 
-What a job keeps for itself is written by `indexer.files`.
+Knows nothing of what is in them. What a bulk job keeps for itself is written by `indexer.files`.
 """
 
 from __future__ import annotations

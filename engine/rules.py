@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from engine.errors import InvalidIdError, InvalidInputError, InvalidVectorError
 from engine.types import (
     ATTRIBUTES_BYTES_MAX,
+    CROP_BYTES_MAX,
     DIMENSION_MAX,
     DIMENSION_MIN,
     IDENTITY_ID_BYTES_MAX,
@@ -71,13 +72,14 @@ def check_attributes(attributes: Mapping[str, str], name: str = "attributes") ->
         )
 
 
-def check_enrollment(enrollment: Enrollment, dimension: int) -> None:
-    """Raise InvalidIdError, InvalidInputError or InvalidVectorError for what no gallery can enroll."""
+def check_enrollment(enrollment: Enrollment, dimension: int, *, keeps_crops: bool = False) -> None:
+    """Raise InvalidIdError, InvalidInputError or InvalidVectorError for what no such gallery can enroll."""
     check_identity_id(enrollment.identity_id)
     check_attributes(enrollment.attributes)
     check_expire_time(enrollment.expire_time)
     for template in enrollment.templates:
         check_source(template.source)
+        check_crop(template.crop, keeps_crops=keeps_crops)
         # One row of another length would make the whole gallery unsearchable.
         if template.vector.shape != (dimension,):
             raise InvalidVectorError(
@@ -94,6 +96,17 @@ def check_source(source: str) -> None:
         raise InvalidInputError(
             f"source has {len(source.encode())} bytes, at most {SOURCE_BYTES_MAX} are allowed"
         )
+
+
+def check_crop(crop: bytes, name: str = "crop", *, keeps_crops: bool) -> None:
+    """Raise InvalidInputError for a crop that is too large, or that the gallery must not keep."""
+    if crop and not keeps_crops:
+        raise InvalidInputError(
+            f"{name}: a kept crop was given, and the gallery keeps none",
+            hint="Leave it out, or create a gallery with keep_crops: it cannot be changed later.",
+        )
+    if len(crop) > CROP_BYTES_MAX:
+        raise InvalidInputError(f"{name} has {len(crop)} bytes, at most {CROP_BYTES_MAX} are allowed")
 
 
 def check_k(k: int) -> None:

@@ -36,6 +36,8 @@ SOURCE_BYTES_MAX = 255
 ATTRIBUTES_BYTES_MAX = 1024
 """Bytes of UTF-8 of all keys and values of one identity: records stay inside one LMDB page."""
 TEMPLATES_PER_IDENTITY_MAX = 16
+CROP_BYTES_MAX = 1 << 18
+"""Of one kept crop: noise, which JPEG cannot compress, takes 160,000 bytes, a face some 16,000."""
 DIMENSION_MIN = 2
 DIMENSION_MAX = 1024
 K_DEFAULT = 10
@@ -141,6 +143,8 @@ class EmbeddedFace:
 
     face: Face
     template: Vector
+    crop: bytes = b""
+    """The kept crop, see engine.embedding.kept; empty where it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,8 @@ class Template:
     """0..1, higher is better; the detector's confidence where the template came from a picture."""
     source: str = ""
     """The caller's own key of the picture or record, at most SOURCE_BYTES_MAX bytes of UTF-8."""
+    crop: bytes = b""
+    """The kept crop that another network can embed one day, see engine.embedding.kept; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +256,8 @@ class StoredTemplate:
     source: str
     create_time: float
     """Unix time, seconds."""
+    crop: bytes = b""
+    """Empty: there is none, or it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +336,8 @@ class GallerySettings:
     templates_per_identity_max: int = 16
     threshold: float | None = None
     """Fixed similarity threshold; None: the contract's."""
+    keep_crops: bool = False
+    """Whether the face of each enrolled picture is kept beside its template. Never changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,20 +363,6 @@ class Agreement:
     """Share of probes with the same nearest template, 0..1."""
     top10: float
     """Share of the ten nearest templates that were among the ten found, 0..1."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexStatus:
-    """What a gallery's index is."""
-
-    generation: int = 0
-    """Number of the current generation; 0: none yet."""
-    kind: str = ""
-    """What it is, "flat" where its search is exact; empty: none yet."""
-    agreement: Agreement | None = None
-    """What was last measured of it; None: nothing."""
-    search_device: str = "cpu"
-    """Where this process searches it: "cpu", or the GPU, with how and in how much of its memory."""
 
 
 @dataclass(frozen=True, slots=True)

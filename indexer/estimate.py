@@ -15,6 +15,8 @@ FLOAT_DISK_BYTES = 16
 """For each further dimension: the store, its journal and two generations hold it."""
 OUTCOME_DISK_BYTES = 800
 """Of a picture's outcome."""
+CROP_DISK_BYTES = 20_000
+"""Of a kept crop in the store, whole pages of it; while a job runs, as much again in its folder."""
 PICTURE_S = 0.035
 """Of a core, for a picture of 250 x 250 pixels with one face; large pictures take several times as long."""
 ROW_S = 35e-6
@@ -56,17 +58,20 @@ def estimate(planned: Plan, num_workers: int) -> Estimate:
     return Estimate(seconds, memory, num * (per_template + OUTCOME_DISK_BYTES))
 
 
-def refuse_if_full(planned: Plan, job: Path, data: Path | None, num_done: int) -> None:
+def refuse_if_full(
+    planned: Plan, job: Path, data: Path | None, num_done: int, *, keep_crops: bool = False
+) -> None:
     """Raise StorageFullError where a disk cannot hold what is still to be done.
 
     `data` is the data folder; None: a server has its own.
     """
     share = 1 - num_done / max(1, planned.num_items)
     outcomes = planned.num_items * OUTCOME_DISK_BYTES if planned.is_pictures else 0
-    needs = {job: outcomes}
+    crops = planned.num_items * CROP_DISK_BYTES if planned.is_pictures and keep_crops else 0
+    needs = {job: outcomes + crops}
     if data is not None:
-        needs = {job: 0, data: outcomes} if _is_one_disk(job, data) else needs
-        needs[data] = needs.get(data, 0) + estimate(planned, 1).disk_bytes - outcomes
+        needs = {job: 0, data: outcomes + crops} if _is_one_disk(job, data) else needs
+        needs[data] = needs.get(data, 0) + estimate(planned, 1).disk_bytes - outcomes + crops
     for folder, num_bytes in needs.items():
         free = shutil.disk_usage(folder).free
         if num_bytes * share > free:

@@ -13,8 +13,8 @@ stand. Times are unix seconds. Columns::
     attributes            map<string, string>, of the identity, in order of the keys
     expire_time           double, of the identity; null: never
 
-The schema's metadata holds JSON: ``identiface.contract`` all fields of the embedding contract,
-``identiface.gallery`` the gallery's settings, ``identiface.format`` the version of this layout.
+Kept crops are left out. The schema's metadata holds JSON: ``identiface.contract`` all fields of the embedding
+contract, ``identiface.gallery`` the gallery's settings, ``identiface.format`` the version of this layout.
 """
 
 from __future__ import annotations
@@ -23,39 +23,30 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from engine.errors import IdentityNotFoundError, InvalidInputError
+from engine.errors import InvalidInputError
+from engine.outputs import whole_file
 from engine.types import EmbeddingContract, GallerySettings, Identity, StoredTemplate, Vector
-from indexer.outputs import whole_file
-
-if TYPE_CHECKING:
-    from engine.client import Client
-    from engine.gallery import Gallery
+from indexer.pages import Page
 
 FORMAT_VERSION = 1
 CONTRACT_KEY, GALLERY_KEY, FORMAT_KEY = b"identiface.contract", b"identiface.gallery", b"identiface.format"
 """Of the schema's metadata."""
 ROW_GROUP_ROWS = 16_384
 """Rows held in memory at once: 8 MiB of vectors at 128 dimensions, 64 MiB at 1024."""
-PAGE_IDENTITIES = 512
-"""Identities read at once."""
-NUM_FETCHES = 8
-"""Identities asked for at once from a server."""
 OF_THE_RUN = ("template_id", "create_time", "identity_create_time")
 """Columns that differ between two runs that load the same: what `without_times` leaves out."""
 _PACKED = ("identity_id", "template_id", "source", "create_time", "identity_create_time", "expire_time")
 """Columns worth compressing; vectors are noise to a compressor."""
 
-Page = Sequence[tuple[Identity, Sequence[StoredTemplate]]]
 Order = Literal["identity", "source"]
 
 
@@ -71,34 +62,6 @@ class ExportResult:
 class _Row:
     identity: Identity
     template: StoredTemplate | None
-
-
-def stored_pages(gallery: Gallery) -> Iterator[Page]:
-    """All identities of a gallery of this process, in order of the bytes of their ids."""
-    after = ""
-    while page := gallery.list_identities(after=after, limit=PAGE_IDENTITIES):
-        yield page
-        after = page[-1][0].identity_id
-
-
-def served_pages(client: Client, gallery_id: str) -> Iterator[Page]:
-    """All identities of a server's gallery, in order of the bytes of their ids.
-
-    No snapshot: who is enrolled or removed meanwhile may be in it or not, each whole or not at all. Raises
-    what the client raises.
-    """
-
-    def fetch(identity_id: str) -> tuple[Identity, Sequence[StoredTemplate]] | None:
-        try:
-            found = client.get_identity(gallery_id, identity_id, with_vectors=True)
-        except IdentityNotFoundError:
-            return None  # removed since it was listed
-        return found, found.templates
-
-    with ThreadPoolExecutor(NUM_FETCHES, "export") as threads:
-        listed = client.list_identities(gallery_id, page_size=PAGE_IDENTITIES)
-        while names := [identity.identity_id for identity in itertools.islice(listed, PAGE_IDENTITIES)]:
-            yield [found for found in threads.map(fetch, names) if found is not None]
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -47,6 +47,12 @@ class GalleryChoice:
             else:
                 self._folder.forget_gallery()
 
+    def will_keep_crops(self, settings: GallerySettings) -> bool:
+        """Whether the gallery that `open` will decide on keeps crops."""
+        there = self._target.find(self._folder.state.gallery_id or self._settings.gallery)
+        is_there = there is not None and (bool(self._folder.state.gallery_id) or not self._settings.replace)
+        return there.settings.keep_crops if there is not None and is_there else settings.keep_crops
+
     def open(self, planned: Plan, contract: EmbeddingContract | None, settings: GallerySettings) -> None:
         """Decide on the gallery, once: the one there, or a new one under a name of its own.
 
@@ -59,6 +65,11 @@ class GalleryChoice:
         contract = contract or (there.contract if there else None)
         if there is not None and not is_new:
             self._check(planned, contract, there)
+            if settings.keep_crops and not there.settings.keep_crops:
+                raise InvalidInputError(
+                    f"gallery {name!r} keeps no crops, and that cannot be changed",
+                    hint="Leave --keep-crops out, choose another --gallery, or --replace it.",
+                )
             state.gallery_id, state.create_time = there.gallery_id, there.create_time
             self._folder.save()
             return

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from engine.errors import EngineError, PreconditionError
@@ -109,12 +110,14 @@ class Job:
         if state.is_done:
             return self._summary(planned, is_unchanged=True)
         num_loaded = planned.num_items - sum(map(planned.items_of, self._folder.left("loaded", planned)))
-        refuse_if_full(planned, self._folder.path, self._target.data, num_loaded)
+        keep_crops = self._choice.will_keep_crops(gallery_settings)
+        refuse_if_full(planned, self._folder.path, self._target.data, num_loaded, keep_crops=keep_crops)
         self._choice.open(planned, contract(), gallery_settings)
         if isinstance(source, Pictures):
             self._embed(planned, source)
             self._judge(planned)
             self._load(planned, self._load_outcomes)
+            self._drop_crops(planned)
             self._finish(planned, self._picture_samples)
         else:
             self._load(planned, lambda number, _refused: self._load_rows(planned, source, number))
@@ -170,12 +173,19 @@ class Job:
         return True
 
     def _embed(self, planned: plan.Plan, pictures: Pictures) -> None:
+        keep_crops, state = self._choice.gallery().settings.keep_crops, self._folder.state
+        if keep_crops and not state.has_crops and self._folder.left("loaded", planned):
+            # What was embedded so far was for another gallery, or has given its crops away.
+            self._folder.forget_outcomes()
+            state.has_crops = True
+            self._folder.save()
         left = self._folder.left("embedded", planned)
         if not left:
             return
         with self._folder.timed("embed"), self._progress("embed", planned, left) as progress:
             shards = ((number, self._folder.items(number)) for number in left)
-            for number, outcomes in pictures.runner.run(pictures.mapper, shards):
+            mapper = pictures.mapper.keeping_crops(keep_crops=keep_crops)
+            for number, outcomes in pictures.runner.run(mapper, shards):
                 if number == 0:
                     refuse_fault([(outcome.key, outcome.reason) for outcome in outcomes])
                 self._folder.keep_outcomes(number, outcomes)
@@ -226,7 +236,18 @@ class Job:
     def _load_outcomes(self, number: int, refused: set[str]) -> Loaded:
         outcomes = self._folder.outcomes(number)
         kept = (one for one in outcomes if not one.reason and one.key not in refused)
-        return load_pictures(self._target, self._folder.state.gallery_id, kept)
+        state, with_crops = self._folder.state, self._choice.gallery().settings.keep_crops
+        return load_pictures(self._target, state.gallery_id, kept, with_crops=with_crops)
+
+    def _drop_crops(self, planned: plan.Plan) -> None:
+        """Leave the only copy of each face to the gallery, where it can be removed and erased."""
+        if not self._folder.state.has_crops:
+            return
+        for number in range(planned.num_shards):
+            outcomes = [msgspec.structs.replace(one, crops=[]) for one in self._folder.outcomes(number)]
+            self._folder.keep_outcomes(number, outcomes)
+        self._folder.state.has_crops = False
+        self._folder.save()
 
     def _load_rows(self, planned: plan.Plan, source: VectorSource, number: int) -> Loaded:
         block, normalize = _rows(planned, source, number), self._settings.normalize

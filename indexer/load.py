@@ -23,15 +23,25 @@ UNREADABLE_ROWS = 1024
 """Rows of vectors that are given up together where a file is damaged."""
 
 
-def load_pictures(target: Target, gallery_id: str, outcomes: Iterable[Outcome]) -> Loaded:
-    """Enroll the templates of these outcomes, one enrollment for each run of one identity."""
+def load_pictures(
+    target: Target, gallery_id: str, outcomes: Iterable[Outcome], *, with_crops: bool = False
+) -> Loaded:
+    """Enroll the templates of these outcomes, one enrollment for each run of one identity.
+
+    `with_crops`: with their kept crops, for a gallery that keeps them.
+    """
     enrollments = []
     for identity_id, run in groupby(outcomes, key=lambda outcome: outcome.identity_id):
         own = list(run)
         templates = [
-            Template(np.frombuffer(data, "<f4"), quality, outcome.key)
+            Template(np.frombuffer(data, "<f4"), quality, outcome.key, crop)
             for outcome in own
-            for data, quality in zip(outcome.vectors, outcome.qualities, strict=True)
+            for data, quality, crop in zip(
+                outcome.vectors,
+                outcome.qualities,
+                outcome.crops if with_crops else [b""] * len(outcome.vectors),
+                strict=True,
+            )
         ]
         attributes = {name: value for outcome in own for name, value in outcome.attributes.items()}
         enrollments.append(Enrollment(identity_id, tuple(templates), attributes))

@@ -14,6 +14,7 @@ Memory: 1 + LOOKAHEAD pictures, EMBED_CROPS crops, and the outcomes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,8 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of each vector, 0..1: the detector's confidence."""
     attributes: dict[str, str] = msgspec.field(default_factory=dict)
     """The item's own."""
+    crops: list[bytes] = msgspec.field(default_factory=list)
+    """Of each vector, its kept crop; empty where the gallery keeps none, and once they are loaded."""
 
 
 @dataclass(slots=True)
@@ -74,10 +77,11 @@ class _Draft:
     detail: str = ""
     vectors: list[bytes] = field(default_factory=list)
     qualities: list[float] = field(default_factory=list)
+    crops: list[bytes] = field(default_factory=list)
 
     def refuse(self, reason: Reason, detail: str) -> None:
         self.reason, self.detail = reason, detail
-        self.vectors, self.qualities = [], []
+        self.vectors, self.qualities, self.crops = [], [], []
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -89,6 +93,7 @@ class _Draft:
             self.vectors,
             self.qualities,
             self.item.attributes,
+            self.crops,
         )
 
 
@@ -106,6 +111,8 @@ class _Crop:
     draft: _Draft
     face: Face
     pixels: Rgb
+    kept: bytes
+    """Empty: not asked for."""
 
 
 class PictureMapper:
@@ -117,7 +124,16 @@ class PictureMapper:
         self.source = source
         self.embedding = embedding
         self.gate = gate
+        self.keep_crops = False
         self._loaded: _Parts | None = None
+
+    def keeping_crops(self, *, keep_crops: bool) -> PictureMapper:
+        """The same, whose outcomes have kept crops or not."""
+        other = copy.copy(self)
+        other.keep_crops = keep_crops
+        # Copied as for another process, without what takes seconds to load.
+        other._loaded = self._loaded
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
@@ -208,6 +224,7 @@ class PictureMapper:
     def _crops(self, draft: _Draft, picture: Rgb, parts: _Parts) -> list[_Crop]:
         """The crops of the faces that pass the gate; none where the draft is refused."""
         from engine.embedding.align import align
+        from engine.embedding.kept import keep
         from engine.embedding.quality import measure_all
 
         height, width = picture.shape[:2]
@@ -222,7 +239,12 @@ class PictureMapper:
                 draft.refuse(verdict.reason, verdict.detail)
             alignment = parts.embedder.alignment
             return [
-                _Crop(draft, faces[place], align(picture, faces[place].keypoints, alignment))
+                _Crop(
+                    draft,
+                    faces[place],
+                    align(picture, faces[place].keypoints, alignment),
+                    keep(picture, faces[place].keypoints) if self.keep_crops else b"",
+                )
                 for place in verdict.chosen
             ]
         except InvalidPictureError as error:
@@ -252,6 +274,8 @@ def _embed(crops: Sequence[_Crop], embedder: Embedder) -> None:
         if crop.draft.reason is None:
             crop.draft.vectors.append(vectors.to_bytes(template))
             crop.draft.qualities.append(crop.face.confidence)
+            if crop.kept:
+                crop.draft.crops.append(crop.kept)
 
 
 def _templates(crops: Sequence[_Crop], embedder: Embedder) -> Vectors:

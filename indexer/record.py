@@ -75,6 +75,8 @@ class State(msgspec.Struct):
     done: list[str] = []
     """Steps after the loading that are done."""
     is_done: bool = False
+    has_crops: bool = False
+    """Whether outcomes have kept crops, for a gallery that keeps them and has not got all of them yet."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -144,16 +146,22 @@ class JobFolder:
             (self.path / name).unlink(missing_ok=True)
         for name in ("plan", "embedded", "loaded"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        self.state.is_done = False
+        self.state.is_done = self.state.has_crops = False
         self.state.done = []
         self.save()
+
+    def forget_outcomes(self) -> None:
+        """Forget what pictures gave, and what was judged of it; what is planned and loaded stays."""
+        (self.path / "judged").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "embedded", ignore_errors=True)
 
     def forget_gallery(self) -> None:
         """Forget the gallery, which is gone or no longer meant; what is planned and embedded stays."""
         # The state goes last: it says of which gallery the markers are.
         shutil.rmtree(self.path / "loaded", ignore_errors=True)
         self.state.gallery_id, self.state.create_time, self.state.before = "", 0.0, ""
-        self.state.is_new = self.state.is_done = False
+        # Some outcomes may have given their crops away already.
+        self.state.is_new = self.state.is_done = self.state.has_crops = False
         self.state.done = []
         self.save()
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine.outputs import make_folder, whole_file
 from indexer.histogram import SimilarityHistogram
 from indexer.items import Reason, Refusal
-from indexer.outputs import make_folder, whole_file
 from indexer.report_page import Examples, page
 
 PARQUET_NAME, CSV_NAME, HTML_NAME = "report.parquet", "report.csv", "report.html"

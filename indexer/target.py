@@ -25,13 +25,15 @@ from engine.types import (
     EnrollResult,
     GalleryInfo,
     GallerySettings,
-    Template,
     Vectors,
 )
 from engine.vectors import units
+from indexer.pages import PAGE_IDENTITIES, Page, served_pages, stored_pages
 
 ITEMS_PER_COMMIT = 8192
 """Enrollments of one commit, offline, where nobody waits for another write."""
+CROP_BYTES_PER_COMMIT = 32 << 20
+"""Kept crops after which a commit ends: LMDB holds in memory what it has not committed."""
 _STORE = StoreSettings(commit_records_max=ITEMS_PER_COMMIT, commit_ms_max=1000.0, commit_pause_ms=0.0)
 _INDEX = IndexSettings(delta_rows_max=1 << 40, dead_share_max=1.0, journal_rows_max=1 << 40, build_threads=2)
 """Built once, at the end."""
@@ -55,6 +57,12 @@ class Target(Protocol):
 
     def enroll(self, gallery_id: str, enrollments: Sequence[Enrollment]) -> Outcomes:
         """Enroll all of them, durably; an outcome each, in order."""
+
+    def pages(self, gallery_id: str) -> Iterator[Page]:
+        """All identities with their vectors and kept crops, in order of the bytes of their ids."""
+
+    def sizes(self, gallery_id: str) -> dict[str, int]:
+        """How many templates each identity has."""
 
     def build(self, gallery_id: str) -> None:
         """Build the index."""
@@ -103,8 +111,17 @@ class LocalTarget:
     def enroll(self, gallery_id: str, enrollments: Sequence[Enrollment]) -> Outcomes:
         """As `Target`."""
         gallery = self.galleries.get(gallery_id)
-        for start in range(0, len(enrollments), ITEMS_PER_COMMIT):
-            yield from gallery.enroll(_as_a_server_would(enrollments[start : start + ITEMS_PER_COMMIT]))
+        for commit in _commits(enrollments):
+            yield from gallery.enroll(_as_a_server_would(commit))
+
+    def pages(self, gallery_id: str) -> Iterator[Page]:
+        """As `Target`."""
+        return stored_pages(self.galleries.get(gallery_id), with_crops=True)
+
+    def sizes(self, gallery_id: str) -> dict[str, int]:
+        """As `Target`."""
+        pages = stored_pages(self.galleries.get(gallery_id))
+        return {identity.identity_id: len(templates) for page in pages for identity, templates in page}
 
     def build(self, gallery_id: str) -> None:
         """As `Target`."""
@@ -164,6 +181,15 @@ class ServerTarget:
         for _, outcome in self._client.enroll_stream(gallery_id, items):
             yield outcome
 
+    def pages(self, gallery_id: str) -> Iterator[Page]:
+        """As `Target`."""
+        return served_pages(self._client, gallery_id, with_crops=True)
+
+    def sizes(self, gallery_id: str) -> dict[str, int]:
+        """As `Target`."""
+        listed = self._client.list_identities(gallery_id, page_size=PAGE_IDENTITIES)
+        return {identity.identity_id: len(identity.template_ids) for identity in listed}
+
     def build(self, gallery_id: str) -> None:
         """As `Target`."""
         for _ in self._client.build_index(gallery_id):
@@ -198,6 +224,20 @@ def _first(candidates: Sequence[Candidate]) -> tuple[str, float]:
     return (candidates[0].identity_id, candidates[0].similarity) if candidates else ("", 0.0)
 
 
+def _commits(enrollments: Sequence[Enrollment]) -> Iterator[list[Enrollment]]:
+    """The same in order, in parts of which each is one commit."""
+    part: list[Enrollment] = []
+    num_bytes = 0
+    for enrollment in enrollments:
+        part.append(enrollment)
+        num_bytes += sum(len(template.crop) for template in enrollment.templates)
+        if len(part) == ITEMS_PER_COMMIT or num_bytes >= CROP_BYTES_PER_COMMIT:
+            yield part
+            part, num_bytes = [], 0
+    if part:
+        yield part
+
+
 def _as_a_server_would(enrollments: Sequence[Enrollment]) -> list[Enrollment]:
     """The same with vectors brought to unit length, to the last bit as at a server's door."""
     vectors = [template.vector for item in enrollments for template in item.templates]
@@ -207,7 +247,7 @@ def _as_a_server_would(enrollments: Sequence[Enrollment]) -> list[Enrollment]:
     return [
         dataclasses.replace(
             item,
-            templates=tuple(Template(next(rows), old.quality, old.source) for old in item.templates),
+            templates=tuple(dataclasses.replace(old, vector=next(rows)) for old in item.templates),
         )
         for item in enrollments
     ]

@@ -19,12 +19,13 @@ from engine.wire.limits import TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.types import GalleryInfo
-    from indexer.export import Page
+    from indexer.pages import Page
 
 _EXPORT = """\
 One row for each template: identity_id, template_id, vector, source, quality, create_time, attributes and
 expire_time, times in unix seconds; an identity without templates has one row without a vector. The embedding
-contract stands in the file's metadata. The file holds biometric data: keep it as you keep the gallery.
+contract stands in the file's metadata. Kept faces stay behind. The file holds biometric data: keep it as you
+keep the gallery.
 
 With --data no server may hold the folder. While a server takes writes, the file is no snapshot: an identity
 that changes meanwhile is in it as it was or as it is.
@@ -104,7 +105,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _open_server(arguments: argparse.Namespace) -> Iterator[tuple[GalleryInfo, Iterator[Page]]]:
-    from indexer.export import served_pages
+    from indexer.pages import served_pages
 
     with open_client(arguments) as client:
         info = client.get_gallery(arguments.gallery)
@@ -115,7 +116,7 @@ def _open_server(arguments: argparse.Namespace) -> Iterator[tuple[GalleryInfo, I
 @contextlib.contextmanager
 def _open_folder(arguments: argparse.Namespace) -> Iterator[tuple[GalleryInfo, Iterator[Page]]]:
     from engine.galleries import Galleries, GalleriesSettings
-    from indexer.export import stored_pages
+    from indexer.pages import stored_pages
 
     data: Path = arguments.data
     # Opening makes what is not there; an export makes no galleries.

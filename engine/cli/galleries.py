@@ -30,6 +30,7 @@ VECTORS = "vectors"
 _CREATE = """\
 example:
   identiface gallery create staff
+  identiface gallery create staff --keep-crops    to be moved to another network one day
   identiface gallery create others --dimension 512 --threshold 0.4    for vectors made elsewhere
 """
 _UPDATE = """\
@@ -114,6 +115,12 @@ def _add_create(below: Verbs) -> None:
         help=f"most templates of one identity, 1 to {TEMPLATES_PER_IDENTITY_MAX}"
         f" (default: {TEMPLATES_PER_IDENTITY_MAX})",
     )
+    create.add_argument(
+        "--keep-crops",
+        action="store_true",
+        help="keep the face of each enrolled picture beside its template (some 16 kB), so that `reembed` can"
+        " move the gallery to another network without new pictures; cannot be changed later (default: no)",
+    )
     create.set_defaults(run=_create)
     add_server_options(create)
 
@@ -164,7 +171,7 @@ def _create(arguments: argparse.Namespace) -> None:
         )
     elif arguments.contract is not None:
         raise UsageError("--contract needs --dimension: without it the gallery is of the server's network")
-    settings = GallerySettings(arguments.templates_max, arguments.threshold)
+    settings = GallerySettings(arguments.templates_max, arguments.threshold, arguments.keep_crops)
     with open_client(arguments) as client:
         gallery = client.create_gallery(arguments.gallery, contract, settings)
     if arguments.json:

@@ -132,6 +132,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="SPEC", default="dlib-resnet", help="network, as `serve --model` takes it"
     )
     pictures.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs")
+    pictures.add_argument("--keep-crops", action="store_true", help="make the gallery with --keep-crops")
     pictures.add_argument(
         "--gate",
         metavar="NAME=VALUE",
@@ -164,14 +165,14 @@ def _run(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.source.resolve(), ids, images=arguments.images, labels=arguments.labels)
     what = source if isinstance(source, VectorSource) else _pictures(arguments, source)
     given = _contract_of(arguments, source) if isinstance(source, VectorSource) else None
-    with _opened(arguments) as target:
+    with opened_target(arguments) as target:
         settings = _settings(arguments, target.name, has_vectors=isinstance(source, VectorSource))
         folder = JobFolder(_jobs(arguments), settings.id)
         with folder.locked(settings):
             summary = Job(folder, settings, target, say).run(
                 what,
                 lambda: given if isinstance(what, VectorSource) else what.mapper.contract,
-                GallerySettings(),
+                GallerySettings(keep_crops=arguments.keep_crops),
                 is_replanned=arguments.replan,
                 is_reread=arguments.verify,
             )
@@ -227,8 +228,8 @@ def _limits(given: list[str]) -> dict[str, str | float]:
 def _contract_of(arguments: argparse.Namespace, source: VectorSource) -> EmbeddingContract | None:
     from engine.types import EmbeddingContract
 
-    if arguments.gate:
-        raise UsageError("--gate is for pictures; SOURCE holds vectors")
+    if arguments.gate or arguments.keep_crops:
+        raise UsageError("--gate and --keep-crops are for pictures; SOURCE holds vectors")
     if arguments.contract is None:
         if arguments.threshold is not None:
             raise UsageError("--threshold needs --contract, and is for a new gallery")
@@ -264,7 +265,8 @@ def _pictures(arguments: argparse.Namespace, source: PictureSource) -> Pictures:
 
 
 @contextlib.contextmanager
-def _opened(arguments: argparse.Namespace) -> Iterator[Target]:
+def opened_target(arguments: argparse.Namespace) -> Iterator[Target]:
+    """Open the data folder or the server that --data or --server names."""
     from indexer.target import LocalTarget, ServerTarget
 
     opened = (

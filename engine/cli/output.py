@@ -275,6 +275,7 @@ def gallery_json(gallery: ServedGallery) -> Json:
         "threshold": contract.threshold if fixed is None else fixed,
         "threshold_origin": "contract" if fixed is None else "gallery",
         "templates_per_identity_max": gallery.settings.templates_per_identity_max,
+        "keep_crops": gallery.settings.keep_crops,
         "create_time": when(gallery.create_time),
     }
 

@@ -96,9 +96,22 @@ def build_parser(*, is_for_serve: bool = False) -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     serve.add_verbs(verbs)
     if not is_for_serve:
-        from engine.cli import admin, capture, enrolled, evaluate, export, faces, galleries, index
+        from engine.cli import (
+            admin,
+            capture,
+            enrolled,
+            evaluate,
+            export,
+            faces,
+            galleries,
+            index,
+            project,
+            reembed,
+            train,
+        )
 
-        for module in (galleries, enrolled, faces, admin, evaluate, index, export, capture):
+        loading = (galleries, enrolled, faces, admin, index, reembed, export, capture)
+        for module in (*loading, evaluate, train, project):
             module.add_verbs(verbs)
     return parser
 

@@ -50,16 +50,19 @@ class EmbeddingCalls(Calls):
         *,
         choice: FaceChoice | None = None,
         min_face_px: int | None = None,
+        with_crops: bool = False,
         timeout_s: float | None = None,
     ) -> tuple[list[list[EmbeddedFace] | EngineError], EmbeddingContract]:
         """Find the faces of 1 to 64 pictures and make their templates, float32[d] of unit length.
 
         Returns each picture's faces, largest first, or error, in order, and what the templates are. Options
-        and errors as `detect`.
+        and errors as `detect`. `with_crops` asks for the kept crop of each face that is the only one chosen
+        in its picture: what a gallery with keep_crops holds beside the template.
         """
         with self._pool.lease() as connection:
             request = embedding_pb2.EmbedFacesRequest(
-                pictures=[picture_message(picture, choice, min_face_px) for picture in pictures]
+                pictures=[picture_message(picture, choice, min_face_px) for picture in pictures],
+                with_crops=with_crops,
             )
             answer = connection.embedding.EmbedFaces(request, timeout=self._seconds(timeout_s))
         return [_embed_outcome(outcome) for outcome in answer.outcomes], unpack_contract(answer.contract)

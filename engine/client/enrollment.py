@@ -102,12 +102,16 @@ class EnrollmentCalls(Calls):
         identity_id: str,
         *,
         with_vectors: bool = False,
+        with_crops: bool = False,
         timeout_s: float | None = None,
     ) -> EnrolledIdentity:
         """Describe one identity. Raises GalleryNotFoundError, IdentityNotFoundError."""
         with self._pool.lease() as connection:
             request = enrollment_pb2.GetIdentityRequest(
-                gallery_id=gallery_id, identity_id=identity_id, with_vectors=with_vectors
+                gallery_id=gallery_id,
+                identity_id=identity_id,
+                with_vectors=with_vectors,
+                with_crops=with_crops,
             )
             answer = connection.enrollment.GetIdentity(request, timeout=self._seconds(timeout_s))
         return enrolled_identity(answer.identity)
@@ -249,4 +253,5 @@ def _enroll_requests(
 
 
 def _num_pictures(enrollment: enrollment_pb2.Enrollment) -> int:
-    return sum(sample.HasField("picture") for sample in enrollment.samples)
+    # A kept crop takes as much room in a message.
+    return sum(sample.HasField("picture") or bool(sample.crop) for sample in enrollment.samples)

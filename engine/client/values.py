@@ -272,7 +272,9 @@ def enrollment_message(item: EnrollItem) -> enrollment_pb2.Enrollment:
 def _sample_message(sample: Sample) -> enrollment_pb2.Sample:
     if isinstance(sample, Template):
         vector = _vector_message(sample.vector)
-        return enrollment_pb2.Sample(vector=vector, quality=sample.quality, source=sample.source)
+        return enrollment_pb2.Sample(
+            vector=vector, quality=sample.quality, source=sample.source, crop=sample.crop
+        )
     if isinstance(sample, Picture):
         return enrollment_pb2.Sample(picture=picture_message(sample, None, None), source=sample.source)
     if isinstance(sample, bytes | bytearray | memoryview):

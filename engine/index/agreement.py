@@ -7,6 +7,7 @@ the hard case, the search for somebody who is not enrolled.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,20 @@ _BEST = 10
 _BLOCK_PROBES = 64
 _ROUNDING = 1e-6
 """A row as similar as the exact one, but for what float32 makes of it, is as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStatus:
+    """What a gallery's index is."""
+
+    generation: int = 0
+    """Number of the current generation; 0: none yet."""
+    kind: str = ""
+    """What it is, "flat" where its search is exact; empty: none yet."""
+    agreement: Agreement | None = None
+    """What was last measured of it; None: nothing."""
+    search_device: str = "cpu"
+    """Where this process searches it: "cpu", or the GPU, with how and in how much of its memory."""
 
 
 def measure(

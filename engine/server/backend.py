@@ -42,7 +42,13 @@ class FacePipeline(Protocol):
         """See Pipeline.detect."""
 
     def embed(
-        self, pictures: Sequence[bytes], choice: FaceChoice, min_face_px: int | None, deadline: float | None
+        self,
+        pictures: Sequence[bytes],
+        choice: FaceChoice,
+        min_face_px: int | None,
+        deadline: float | None,
+        *,
+        with_crops: bool = False,
     ) -> list[list[EmbeddedFace] | EngineError]:
         """See Pipeline.embed."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engine import rules
 from engine.errors import EngineError, InvalidInputError
+from engine.gallery import Gallery
 from engine.pb.identiface.v1 import enrollment_pb2
 from engine.server.backend import Backend
 from engine.server.call import Call
@@ -14,7 +15,6 @@ from engine.server.pictures import check_num_pictures, embed_for, named, only_fa
 from engine.types import (
     TEMPLATES_PER_IDENTITY_MAX,
     EmbeddedFace,
-    EmbeddingContract,
     Enrollment,
     Face,
     Template,
@@ -41,12 +41,13 @@ class _Slot:
     sample: enrollment_pb2.Sample
 
 
-Made = tuple[Vector, Face | None]
+Made = tuple[Vector, Face | None, bytes]
+"""A template, the face that it is of, and its kept crop."""
 
 
 def read_drafts(
     backend: Backend,
-    contract: EmbeddingContract,
+    gallery: Gallery,
     messages: Sequence[enrollment_pb2.Enrollment],
     prefixes: Sequence[str],
     call: Call,
@@ -69,13 +70,9 @@ def read_drafts(
     ]
     kinds = [slot.sample.WhichOneof("content") for slot in slots]
     check_num_pictures(kinds.count("picture"), "samples")
-    made = iter(
-        _read_vectors(contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "vector"])
-    )
+    made = iter(_read_vectors(gallery, [s for s, kind in zip(slots, kinds, strict=True) if kind == "vector"]))
     embedded = iter(
-        _embed(
-            backend, contract, [s for s, kind in zip(slots, kinds, strict=True) if kind == "picture"], call
-        )
+        _embed(backend, gallery, [s for s, kind in zip(slots, kinds, strict=True) if kind == "picture"], call)
     )
     templates: list[list[Template]] = [[] for _ in messages]
     faces: list[list[Face | None]] = [[] for _ in messages]
@@ -84,13 +81,12 @@ def read_drafts(
         if isinstance(outcome, EngineError):
             errors.setdefault(slot.item, outcome)
             continue
-        vector, face = outcome
-        template = _template(slot, vector, face)
+        template = _template(slot, outcome)
         if isinstance(template, EngineError):
             errors.setdefault(slot.item, template)
             continue
         templates[slot.item].append(template)
-        faces[slot.item].append(face)
+        faces[slot.item].append(outcome[1])
     return [
         errors.get(item) or _draft(message, prefixes[item], templates[item], faces[item])
         for item, message in enumerate(messages)
@@ -141,29 +137,42 @@ def _draft(
     return Draft(enrollment, faces)
 
 
-def _template(slot: _Slot, vector: Vector, face: Face | None) -> Template | EngineError:
+def _template(slot: _Slot, made: Made) -> Template | EngineError:
+    vector, face, crop = made
     quality = slot.sample.quality if face is None else face.confidence
     if not 0.0 <= quality <= 1.0:
         return InvalidInputError(f"{slot.name}.quality is {quality:g}; it must be 0 to 1")
-    return Template(vector, quality, slot.sample.source)
+    return Template(vector, quality, slot.sample.source, crop)
 
 
-def _read_vectors(contract: EmbeddingContract, slots: Sequence[_Slot]) -> list[Made | EngineError]:
+def _read_vectors(gallery: Gallery, slots: Sequence[_Slot]) -> list[Made | EngineError]:
     """All vectors of a message are checked as one array: item by item it would take ten times as long."""
     vectors = [slot.sample.vector for slot in slots]
     rows, errors = check_batch(
         [vector.data for vector in vectors],
-        contract.dimension,
+        gallery.contract.dimension,
         normalize=[vector.normalize for vector in vectors],
         names=[slot.name for slot in slots],
     )
-    return [errors.get(position) or (row, None) for position, row in enumerate(rows)]
+    return [
+        errors.get(position) or _crop_problem(gallery, slot) or (row, None, slot.sample.crop)
+        for position, (row, slot) in enumerate(zip(rows, slots, strict=True))
+    ]
+
+
+def _crop_problem(gallery: Gallery, slot: _Slot) -> InvalidInputError | None:
+    try:
+        rules.check_crop(slot.sample.crop, f"{slot.name}.crop", keeps_crops=gallery.keeps_crops)
+    except InvalidInputError as error:
+        return error
+    return None
 
 
 def _embed(
-    backend: Backend, contract: EmbeddingContract, slots: Sequence[_Slot], call: Call
+    backend: Backend, gallery: Gallery, slots: Sequence[_Slot], call: Call
 ) -> list[Made | EngineError]:
-    outcomes = embed_for(backend, contract, [slot.sample.picture for slot in slots], call)
+    pictures = [slot.sample.picture for slot in slots]
+    outcomes = embed_for(backend, gallery.contract, pictures, call, with_crops=gallery.keeps_crops)
     return [_made(outcome, slot.name) for slot, outcome in zip(slots, outcomes, strict=True)]
 
 
@@ -174,7 +183,7 @@ def _made(outcome: list[EmbeddedFace] | EngineError, name: str) -> Made | Engine
         face = only_face(outcome, name)
     except InvalidInputError as error:
         return error
-    return face.template, face.face
+    return face.template, face.face, face.crop
 
 
 def _empty(slot: _Slot) -> EngineError:

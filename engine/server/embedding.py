@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -36,8 +37,9 @@ class EmbeddingService(EmbeddingServiceServicer):
     def EmbedFaces(self, request: pb.EmbedFacesRequest, call: Call) -> pb.EmbedFacesResponse:
         """Find the faces of pictures and make their templates."""
         pipeline = self._backend.need_pipeline()
+        run = functools.partial(pipeline.embed, with_crops=request.with_crops)
         return pb.EmbedFacesResponse(
-            outcomes=self._outcomes(pipeline.embed, request.pictures, call),
+            outcomes=self._outcomes(run, request.pictures, call),
             contract=pack_contract(pipeline.embedder.contract),
         )
 

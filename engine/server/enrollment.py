@@ -113,14 +113,14 @@ class EnrollmentService(EnrollmentServiceServicer):
         call: Call,
     ) -> list[Draft | EngineError]:
         check_digest(contract_digest, gallery.contract)
-        return read_drafts(self._backend, gallery.contract, enrollments, prefixes, call)
+        return read_drafts(self._backend, gallery, enrollments, prefixes, call)
 
     def GetIdentity(self, request: pb.GetIdentityRequest, call: Call) -> pb.GetIdentityResponse:
         """Describe one identity."""
         rules.check_identity_id(request.identity_id)
         gallery = self._backend.galleries.get(request.gallery_id)
         with call.stage("store"):
-            identity, templates = gallery.get_identity(request.identity_id)
+            identity, templates = gallery.get_identity(request.identity_id, with_crops=request.with_crops)
         return pb.GetIdentityResponse(
             identity=pack_identity(identity, templates, with_vectors=request.with_vectors)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from engine.errors import NoEmbedderError
+from engine.errors import InvalidInputError, NoEmbedderError
 from engine.pb.identiface.v1 import gallery_pb2 as pb
 from engine.pb.identiface.v1.gallery_pb2_grpc import GalleryServiceServicer
 from engine.server.backend import Backend
@@ -65,6 +65,12 @@ class GalleryService(GalleryServiceServicer):
         """Change a gallery's settings."""
         gallery = self._galleries.get(request.gallery_id)
         settings = request.settings
+        if settings.HasField("keep_crops") and settings.keep_crops != gallery.keeps_crops:
+            raise InvalidInputError(
+                f"settings.keep_crops of gallery {gallery.gallery_id!r} was chosen at its creation and stays"
+                f" {gallery.keeps_crops}",
+                hint="Create another gallery, and enroll the pictures there.",
+            )
         has_size = settings.HasField("templates_per_identity_max")
         return store_once(
             call,

@@ -65,10 +65,16 @@ def only_face(faces: Sequence[F], name: str) -> F:
 
 
 def embed_for(
-    backend: Backend, contract: EmbeddingContract, pictures: Sequence[types_pb2.Picture], call: Call
+    backend: Backend,
+    contract: EmbeddingContract,
+    pictures: Sequence[types_pb2.Picture],
+    call: Call,
+    *,
+    with_crops: bool = False,
 ) -> list[list[EmbeddedFace] | EngineError]:
     """Make templates of pictures for a gallery of that contract; the largest face's where nothing is said.
 
+    `with_crops`: with the kept crops of faces that are the only one chosen.
     A server without a network, or with one of another contract, is every picture's own outcome.
     """
     if not pictures:
@@ -78,7 +84,8 @@ def embed_for(
         check_digest(digest_of(pipeline.embedder.contract), contract, "the server's network")
     except EngineError as error:
         return [error] * len(pictures)
-    return run_pictures(pipeline.embed, pictures, FaceChoice.LARGEST, call)
+    run = functools.partial(pipeline.embed, with_crops=with_crops)
+    return run_pictures(run, pictures, FaceChoice.LARGEST, call)
 
 
 def check_digest(digest: str, contract: EmbeddingContract, owner: str = "contract_digest") -> None:

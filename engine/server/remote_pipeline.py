@@ -85,11 +85,15 @@ class RemotePipeline:
         choice: FaceChoice = FaceChoice.LARGEST,
         min_face_px: int | None = None,
         deadline: float | None = None,
+        *,
+        with_crops: bool = False,
     ) -> list[list[EmbeddedFace] | EngineError]:
         """See Pipeline.embed; raises UnavailableError also while no embed worker answers."""
         if not pictures:
             return []
-        request = pb.EmbedFacesRequest(pictures=_messages(pictures, choice, min_face_px))
+        request = pb.EmbedFacesRequest(
+            pictures=_messages(pictures, choice, min_face_px), with_crops=with_crops
+        )
         answer = self._ask(lambda stub: stub.EmbedFaces, request, deadline)
         return _outcomes(answer, unpack_embedded_faces)
 

@@ -9,10 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from engine import rules
-from engine.errors import EngineError, IdentityNotFoundError, TemplateLimitError, TemplateNotFoundError
+from engine.errors import EngineError, IdentityNotFoundError, TemplateNotFoundError
+from engine.store.enroll_plan import Plan, distinct, holds, make_plan
 from engine.store.records import IdentityRecord, Journal, State, TemplateRecord
 from engine.store.tables import Reader, Writer
 from engine.types import (
@@ -27,8 +26,6 @@ from engine.types import (
 )
 
 NO_EXPIRY = 0
-TWIN_DIFFERENCE_MAX = 1e-6
-"""Most by which an element of one picture's template differs from batch to batch."""
 EVICTED = 0
 """Id given for a template that was evicted by the very enrollment that brought it."""
 
@@ -56,6 +53,8 @@ class _Change:
             identity_number, self.now_ms, template.quality, template.source, template.vector
         )
         self.writer.put_template(template_id, record)
+        if template.crop:
+            self.writer.put_crop(template_id, template.crop)
         self.added.append(template_id)
         return template_id
 
@@ -97,7 +96,7 @@ def need_identity(reader: Reader, identity_id: str, now_ms: int) -> IdentityReco
 
 
 def describe(
-    reader: Reader, identity_id: str, record: IdentityRecord
+    reader: Reader, identity_id: str, record: IdentityRecord, *, with_crops: bool = False
 ) -> tuple[Identity, tuple[StoredTemplate, ...]]:
     """An identity and its templates as plain values."""
     templates = []
@@ -105,8 +104,9 @@ def describe(
         stored = reader.template(template_id)
         if stored is not None:
             create_time = stored.create_ms / 1e3
+            crop = reader.crop(template_id) if with_crops else b""
             templates.append(
-                StoredTemplate(template_id, stored.vector, stored.quality, stored.source, create_time)
+                StoredTemplate(template_id, stored.vector, stored.quality, stored.source, create_time, crop)
             )
     expire_time = record.expire_ms / 1e3 if record.expire_ms else None
     identity = Identity(
@@ -146,22 +146,12 @@ def _at(outcome: EnrollResult | EngineError, sequence: int) -> EnrollResult | En
     return dataclasses.replace(outcome, sequence=sequence) if isinstance(outcome, EnrollResult) else outcome
 
 
-@dataclass
-class _Plan:
-    """What enrolling one identity will change, decided before anything is."""
-
-    given: list[int | Template] = field(default_factory=list)
-    """For each template given: the id of its twin, or itself."""
-    kept: list[int] = field(default_factory=list)
-    evicted: list[int | Template] = field(default_factory=list)
-
-
 def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> EnrollResult:
     writer = change.writer
     stored = writer.identity(enrollment.identity_id)
     expired = stored if stored and 0 < stored.expire_ms <= change.now_ms else None
     record = None if expired else stored
-    plan = _plan(writer, record, enrollment, templates_max)
+    plan = make_plan(writer, record, enrollment, templates_max)
     if record and not enrollment.replace:
         rules.check_attributes({**record.attributes, **enrollment.attributes})
     if expired:
@@ -174,21 +164,18 @@ def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> 
         base = record
     added: dict[int, int] = {}
     for template in plan.given:
-        if (
-            isinstance(template, Template)
-            and not _holds(plan.evicted, template)
-            and id(template) not in added
-        ):
+        if isinstance(template, Template) and not holds(plan.evicted, template) and id(template) not in added:
             added[id(template)] = change.add_template(base.number, template)
     dropped = [template_id for template_id in base.template_ids if template_id not in plan.kept]
     for template_id in dropped:
         change.remove_template(template_id)
+    _put_missing_crops(writer, plan, enrollment)
     _put_merged(change, enrollment, record, base, plan.kept + list(added.values()))
     ids = tuple(
         (item if item in plan.kept else EVICTED) if isinstance(item, int) else added.get(id(item), EVICTED)
         for item in plan.given
     )
-    num_twins = len(plan.given) - sum(isinstance(item, Template) for item in _distinct(plan.given))
+    num_twins = len(plan.given) - sum(isinstance(item, Template) for item in distinct(plan.given))
     return EnrollResult(
         change.sequence,
         enrollment.identity_id,
@@ -197,8 +184,15 @@ def _enroll_one(change: _Change, enrollment: Enrollment, templates_max: int) -> 
         num_twins,
         len(plan.evicted),
         record is None,
-        sum(not _holds(plan.evicted, template_id) for template_id in dropped),
+        sum(not holds(plan.evicted, template_id) for template_id in dropped),
     )
+
+
+def _put_missing_crops(writer: Writer, plan: Plan, enrollment: Enrollment) -> None:
+    """Keep the crops of templates that were there already without one: they were enrolled as vectors."""
+    for twin, template in zip(plan.given, enrollment.templates, strict=True):
+        if template.crop and isinstance(twin, int) and twin in plan.kept and not writer.crop(twin):
+            writer.put_crop(twin, template.crop)
 
 
 def _put_merged(
@@ -216,61 +210,6 @@ def _put_merged(
     merged = IdentityRecord(base.number, base.create_ms, expire_ms, template_ids, attributes)
     if merged != record:
         change.writer.put_identity(enrollment.identity_id, merged, record)
-
-
-def _plan(reader: Reader, record: IdentityRecord | None, enrollment: Enrollment, templates_max: int) -> _Plan:
-    existing: dict[int, TemplateRecord] = {}
-    for template_id in record.template_ids if record else ():
-        stored = reader.template(template_id)
-        if stored is not None:
-            existing[template_id] = stored
-    twins: list[tuple[Vector, int | Template]] = [
-        (stored.vector, template_id) for template_id, stored in existing.items()
-    ]
-    plan = _Plan()
-    for template in enrollment.templates:
-        twin = next((item for vector, item in twins if is_twin(vector, template.vector)), template)
-        if twin is template:
-            twins.append((template.vector, template))
-        plan.given.append(twin)
-    if enrollment.replace:
-        plan.kept = [template_id for template_id in existing if template_id in plan.given]
-    else:
-        plan.kept = list(existing)
-    new = [item for item in _distinct(plan.given) if isinstance(item, Template)]
-    num_over = len(plan.kept) + len(new) - templates_max
-    # Without new templates nothing is over the limit that was not before, when the limit was higher.
-    if new and num_over > 0:
-        if not enrollment.evict_lowest_quality:
-            raise TemplateLimitError(
-                f"identity {enrollment.identity_id[:80]!r} would have {len(plan.kept) + len(new)} templates, "
-                f"the gallery allows {templates_max}"
-            )
-        # Of equal quality the oldest goes first: sorting is stable, and old ones come first.
-        ranked: list[tuple[float, int | Template]] = [(existing[kept].quality, kept) for kept in plan.kept]
-        # As the store will hold it, or equal qualities would not be equal.
-        ranked += [(float(np.float32(template.quality)), template) for template in new]
-        ranked.sort(key=lambda pair: pair[0])
-        plan.evicted = [item for _, item in ranked[:num_over]]
-        plan.kept = [kept for kept in plan.kept if not _holds(plan.evicted, kept)]
-    return plan
-
-
-def is_twin(one: Vector, other: Vector) -> bool:
-    """Whether two templates are one: equal but for the rounding of the batch that they were embedded in."""
-    return bool(np.abs(one - other).max(initial=0.0) <= TWIN_DIFFERENCE_MAX)
-
-
-def _holds(items: Sequence[int | Template], wanted: int | Template) -> bool:
-    # By identity: comparing templates by value would compare arrays.
-    return any(item is wanted or (isinstance(item, int) and item == wanted) for item in items)
-
-
-def _distinct(items: Sequence[int | Template]) -> list[int | Template]:
-    seen: dict[int, int | Template] = {}
-    for position, item in enumerate(items):
-        seen.setdefault(id(item) if isinstance(item, Template) else -position - 1, item)
-    return list(seen.values())
 
 
 def update(

@@ -81,7 +81,7 @@ class GalleryStore:
         try:
             with translated(folder), epoch.environment.begin(write=True) as transaction:
                 writer = Writer(transaction, epoch.tables)
-                writer.put_state(State(contract.dimension))
+                writer.put_state(State(contract.dimension, has_crops=gallery_settings.keep_crops))
                 writer.put_contract(contract)
                 writer.put_settings(gallery_settings)
                 writer.put_create_time(round(create_time * 1e3))

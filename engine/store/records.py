@@ -1,7 +1,7 @@
 """Binary forms of what the store keeps, each with a checksum. Knows nothing of LMDB.
 
-Format 2; format 1 is read, and differs only in having no table of attributes. All integers little-endian,
-but keys, which are big-endian so that LMDB keeps them in order.
+Format 2, or 3 where the gallery keeps crops; format 1 is read, and differs from 2 only in having no table of
+attributes. All integers little-endian, but keys, which are big-endian so that LMDB keeps them in order.
 Records of identities and templates stay under 2,000 bytes: beyond that LMDB spills whole pages.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,8 +20,11 @@ import numpy as np
 from engine.errors import CorruptDataError, NewerFormatError
 from engine.types import Vector
 
-FORMAT_VERSION = 2
-"""1: the first. 2: attributes can be looked up, in a table of their own."""
+FORMAT_VERSION = 3
+"""1: the first. 2: attributes can be looked up, in a table of their own. 3: crops are kept, in another."""
+FORMAT_WITHOUT_CROPS = 2
+"""What a gallery that keeps no crops is written in: a version that knows none opens it. One that keeps them
+that version must refuse, since it would remove templates and leave their crops."""
 
 ATTRIBUTE_KEY_BYTES = 16
 
@@ -95,6 +98,8 @@ class State:
     """Epoch that replaced this store; 0: it is the current one."""
     erase_sequence: int = 0
     """Last removal whose vectors were promised to be erased from every file, and may not be yet; 0: none."""
+    has_crops: bool = field(default=False, kw_only=True)
+    """Whether the gallery keeps crops: what makes it format 3."""
 
 
 def key(number: int) -> bytes:
@@ -121,7 +126,8 @@ def attribute_key(name: str, value: str) -> bytes:
 
 def pack_state(state: State) -> bytes:
     """State to bytes."""
-    return _seal(_STATE.pack(FORMAT_VERSION, *dataclasses.astuple(state)))
+    *counters, has_crops = dataclasses.astuple(state)
+    return _seal(_STATE.pack(FORMAT_VERSION if has_crops else FORMAT_WITHOUT_CROPS, *counters))
 
 
 def unpack_state(data: bytes) -> State:
@@ -131,7 +137,7 @@ def unpack_state(data: bytes) -> State:
     if found > FORMAT_VERSION:
         raise NewerFormatError(f"the store has format {found}, this version reads up to {FORMAT_VERSION}")
     body = _open(data, "state")
-    return State(*_STATE.unpack(body)[1:])
+    return State(*_STATE.unpack(body)[1:], has_crops=found > FORMAT_WITHOUT_CROPS)
 
 
 def state_format(data: bytes) -> int:
@@ -170,6 +176,16 @@ def vector_bytes(data: bytes, dimension: int) -> bytes:
     if found != dimension or len(body) != end + source_bytes:
         raise CorruptDataError("a template record has the wrong length")
     return body[_TEMPLATE.size : end]
+
+
+def pack_crop(crop: bytes) -> bytes:
+    """Kept crop to bytes."""
+    return _seal(crop)
+
+
+def unpack_crop(data: bytes) -> bytes:
+    """Bytes to kept crop. Raises CorruptDataError."""
+    return _open(data, "kept crop")
 
 
 def pack(record: object) -> bytes:

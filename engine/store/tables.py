@@ -6,6 +6,7 @@
     identities  identity_id -> IdentityRecord
     numbers     identity number -> identity_id, sealed
     templates   template id -> TemplateRecord
+    crops       template id -> kept crop, sealed; only of templates that have one
     journal     sequence -> Journal
     receipts    key -> ReceiptRecord
     ages        (create ms, receipt key) -> nothing
@@ -38,6 +39,7 @@ TABLES = (
     "ages",
     "expiries",
     "attributes",
+    "crops",
 )
 SEVERAL_VALUES = frozenset({"attributes"})
 """Tables with many values of one size under a key, in order."""
@@ -70,12 +72,12 @@ def upgrade(environment: lmdb.Environment, tables: Tables) -> None:
     Raises NewerFormatError, CorruptDataError, and lmdb's errors.
     """
     with environment.begin() as transaction:
-        if Reader(transaction, tables).format() == records.FORMAT_VERSION:
+        if Reader(transaction, tables).format() >= records.FORMAT_WITHOUT_CROPS:
             return
     with environment.begin(write=True) as transaction:
         writer = Writer(transaction, tables)
         # Once more, now that no other process can write: it may have done the work.
-        if writer.format() != records.FORMAT_VERSION:
+        if writer.format() < records.FORMAT_WITHOUT_CROPS:
             writer.upgrade()
 
 
@@ -143,6 +145,11 @@ class Reader:
         """One template, or None where it was removed."""
         data = self._get("templates", records.key(template_id))
         return None if data is None else records.unpack_template(data)
+
+    def crop(self, template_id: int) -> bytes:
+        """The kept crop of a template, empty where it has none. Raises CorruptDataError."""
+        data = self._get("crops", records.key(template_id))
+        return b"" if data is None else records.unpack_crop(data)
 
     def vectors(self, template_ids: Sequence[int], dimension: int) -> tuple[Vectors, list[int]]:
         """Vectors float32[n, d] of these templates, and the rows of those removed, which hold zeros."""
@@ -326,9 +333,14 @@ class Writer(Reader):
         """Write a new template; ids only ever grow, so it is appended."""
         self._put("templates", records.key(template_id), records.pack_template(record), append=True)
 
+    def put_crop(self, template_id: int, crop: bytes) -> None:
+        """Keep the crop of a template."""
+        self._put("crops", records.key(template_id), records.pack_crop(crop))
+
     def delete_template(self, template_id: int) -> None:
-        """Forget a template."""
+        """Forget a template, and its crop where one is kept."""
         self._delete("templates", records.key(template_id))
+        self._delete("crops", records.key(template_id))
 
     def put_journal(self, sequence: int, row: Journal) -> None:
         """Write what a sequence changed."""

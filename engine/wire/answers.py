@@ -208,7 +208,7 @@ def unpack_removal(message: enrollment_pb2.Removal, receipt: types_pb2.WriteRece
 def pack_identity(
     identity: Identity, templates: Sequence[StoredTemplate], *, with_vectors: bool = False
 ) -> types_pb2.Identity:
-    """Turn an enrolled identity and its templates into its message."""
+    """Turn an enrolled identity and its templates into its message, crops included where they have any."""
     message = types_pb2.Identity(
         identity_id=identity.identity_id,
         attributes=dict(identity.attributes),
@@ -222,6 +222,7 @@ def pack_identity(
             source=template.source,
             create_time=pack_time(template.create_time),
             vector=vector_bytes(template.vector) if with_vectors else b"",
+            crop=template.crop,
         )
     return message
 
@@ -235,6 +236,7 @@ def unpack_identity(message: types_pb2.Identity) -> tuple[Identity, tuple[Stored
             quality=template.quality,
             source=template.source,
             create_time=unpack_time(template.create_time, "create_time"),
+            crop=template.crop,
         )
         for template in message.templates
     )

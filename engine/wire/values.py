@@ -166,7 +166,8 @@ def pack_picture_faces(faces: Iterable[EmbeddedFace | Face]) -> embedding_pb2.Pi
     picture = embedding_pb2.PictureFaces()
     for face in faces:
         if isinstance(face, EmbeddedFace):
-            picture.faces.add(face=pack_face(face.face), vector=vector_bytes(face.template))
+            vector = vector_bytes(face.template)
+            picture.faces.add(face=pack_face(face.face), vector=vector, crop=face.crop)
         else:
             picture.faces.add(face=pack_face(face))
     return picture
@@ -179,7 +180,10 @@ def unpack_detected_faces(message: embedding_pb2.PictureFaces) -> list[Face]:
 
 def unpack_embedded_faces(message: embedding_pb2.PictureFaces) -> list[EmbeddedFace]:
     """Turn the faces of one picture and their vectors into values."""
-    return [EmbeddedFace(unpack_face(face.face), vector_from_bytes(face.vector)) for face in message.faces]
+    return [
+        EmbeddedFace(unpack_face(face.face), vector_from_bytes(face.vector), face.crop)
+        for face in message.faces
+    ]
 
 
 def pack_contract(contract: EmbeddingContract) -> types_pb2.EmbeddingContract:
@@ -212,7 +216,9 @@ def unpack_contract(message: types_pb2.EmbeddingContract) -> EmbeddingContract:
 def pack_gallery_settings(settings: GallerySettings) -> gallery_pb2.GallerySettings:
     """Turn settings into their message, with every field that has a value set."""
     return gallery_pb2.GallerySettings(
-        templates_per_identity_max=settings.templates_per_identity_max, threshold=settings.threshold
+        templates_per_identity_max=settings.templates_per_identity_max,
+        threshold=settings.threshold,
+        keep_crops=settings.keep_crops or None,
     )
 
 
@@ -226,6 +232,7 @@ def unpack_gallery_settings(message: gallery_pb2.GallerySettings) -> GallerySett
             else default.templates_per_identity_max
         ),
         threshold=message.threshold if message.HasField("threshold") else default.threshold,
+        keep_crops=message.keep_crops,
     )
 
 

@@ -17,7 +17,8 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 from PIL import Image
 
-from engine.pb.identiface.v1 import admin_pb2, embedding_pb2, gallery_pb2, types_pb2
+from engine.embedding.kept import KEPT_PX_MAX, restore
+from engine.pb.identiface.v1 import admin_pb2, embedding_pb2, enrollment_pb2, gallery_pb2, types_pb2
 from tests.e2e.conftest import ServerProcess, Stubs, make_gallery, reason_of, unit
 from tests.e2e.test_server_pictures import (
     SAME_PICTURE,
@@ -77,6 +78,27 @@ def test_a_picture_enrolled_by_one_worker_is_identified_by_all(
         assert face.candidates[0].similarity > SAME_PICTURE
         assert face.decision == types_pb2.DECISION_MATCH
         assert face.face.box.x2 > face.face.box.x1
+
+
+def test_a_face_is_kept_also_where_another_process_embedded_it(
+    workers: dict[str, Stubs], astronaut: Image.Image
+) -> None:
+    settings = gallery_pb2.GallerySettings(keep_crops=True)
+    request = gallery_pb2.CreateGalleryRequest(gallery_id="faces-kept", settings=settings)
+    assert workers["0"].galleries.CreateGallery(request).gallery.settings.keep_crops
+    enroll(workers["0"], "faces-kept", "eileen", picture(encoded(astronaut)))
+    for stubs in workers.values():
+        answers = [
+            stubs.enrollment.GetIdentity(
+                enrollment_pb2.GetIdentityRequest(
+                    gallery_id="faces-kept", identity_id="eileen", with_crops=with_crops
+                )
+            )
+            for with_crops in (True, False)
+        ]
+        kept, plain = (answer.identity.templates[0].crop for answer in answers)
+        assert max(restore(kept)[0].shape) <= KEPT_PX_MAX
+        assert plain == b""
 
 
 def test_the_network_is_known_to_workers_that_do_not_load_it(

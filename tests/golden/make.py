@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ CONTRACT = EmbeddingContract("vectors", "", "", mirror=False, dimension=DIMENSIO
 SETTINGS = GalleriesSettings(store=StoreSettings(map_size_bytes_max=1 << 26), maintenance_s=0)
 VECTORS = unit_vectors(np.random.default_rng(20), 60, DIMENSION)
 PROBES = unit_vectors(np.random.default_rng(21), 4, DIMENSION)
+CROPS = [np.random.default_rng(22 + number).bytes(9000 * number + 50) for number in range(3)]
+"""Nobody's face; the store does not look at them."""
 RECEIPT = Receipt(b"key of the receipt, 32 bytes ...", b"body" * 8, lambda _: b"first answer")
 
 
@@ -62,6 +65,13 @@ def fill(galleries: Galleries, clock: Clock) -> None:
     people.remove_template("p03", 10)
     people.enroll([Enrollment("中", (Template(VECTORS[50]),), expire_time=clock.now + 3600)])
     people.enroll([Enrollment("p00", (Template(VECTORS[51]),)), Enrollment("bare")], receipt=RECEIPT)
+    galleries.create("pictured", CONTRACT, GallerySettings(keep_crops=True))
+    pictured = galleries.get("pictured")
+    for number in range(3):
+        crop = CROPS[number]
+        pictured.enroll([Enrollment(f"c{number}", (Template(VECTORS[52 + number], crop=crop),))])
+    pictured.enroll([Enrollment("bare", (Template(VECTORS[55]),))])
+    pictured.remove_identities(["c1"], erase=True)
 
 
 def answers(galleries: Galleries) -> dict[str, Any]:
@@ -71,6 +81,7 @@ def answers(galleries: Galleries) -> dict[str, Any]:
         people.enroll([], receipt=RECEIPT)
     except AnsweredBefore as before:
         first_answer = before.answer.decode()
+    kept = galleries.get("pictured").list_identities(with_crops=True) if "pictured" in ids(galleries) else []
     return {
         "galleries": [
             [info.gallery_id, info.num_identities, info.num_templates, info.sequence, info.create_time]
@@ -101,8 +112,17 @@ def answers(galleries: Galleries) -> dict[str, Any]:
         "filtered": [
             searches(people, SearchOptions(filter={"name": name})) for name in ("Zoë 5", "Zoë 2", "Zoe 5")
         ],
+        "crops": [
+            [identity.identity_id, [[one.template_id, sha256(one.crop).hexdigest()] for one in templates]]
+            for identity, templates in kept
+        ],
         "means": searches(people, SearchOptions(exact=True, fusion=Fusion.MEAN)),
     }
+
+
+def ids(galleries: Galleries) -> list[str]:
+    """Of all galleries."""
+    return [info.gallery_id for info in galleries.infos()]
 
 
 def searches(gallery: Gallery, options: SearchOptions) -> list[list[Any]]:

@@ -27,7 +27,8 @@ from engine.types import (
     Vector,
     Vectors,
 )
-from indexer.export import ExportResult, Page, export_gallery, stored_pages
+from indexer.export import ExportResult, export_gallery
+from indexer.pages import Page, stored_pages
 
 DIMENSION = 4
 CONTRACT = EmbeddingContract("elsewhere", "ab" * 32, "none", mirror=True, dimension=DIMENSION, threshold=0.9)

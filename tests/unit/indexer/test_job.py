@@ -20,10 +20,11 @@ from engine.errors import (
 )
 from engine.types import EmbeddingContract, Enrollment, EnrollResult, GallerySettings, Vectors
 from indexer import estimate, plan
-from indexer.export import export_gallery, stored_pages
+from indexer.export import export_gallery
 from indexer.fault import FAULT_ITEMS
 from indexer.items import Reason, VectorSource
 from indexer.job import Job, Summary
+from indexer.pages import stored_pages
 from indexer.record import JobFolder, JobSettings
 from indexer.sources import open_source
 from indexer.target import LocalTarget, Target

@@ -10,8 +10,9 @@ import pytest
 
 from engine.types import EmbeddingContract, Enrollment, GallerySettings, Template
 from indexer import load
-from indexer.export import export_gallery, stored_pages
+from indexer.export import export_gallery
 from indexer.items import Reason
+from indexer.pages import stored_pages
 from indexer.sources.parquet import ParquetSource
 from indexer.target import LocalTarget
 from tests.contract.naive import unit_vectors

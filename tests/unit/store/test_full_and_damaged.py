@@ -151,7 +151,7 @@ class TestDamage:
         with raw_rows(filled / "store" / "1", "meta") as rows:
             state = records.unpack_state(rows.get(b"state"))
             body = bytearray(records.pack_state(state)[4:])
-            body[0] += 1
+            body[0] = records.FORMAT_VERSION + 1
             rows.put(b"state", records._seal(bytes(body)))
         for _ in range(2):
             with (

@@ -25,8 +25,14 @@ def test_keys_come_back_and_sort_as_their_numbers(one: int, other: int) -> None:
 
 @given(st.integers(0, (1 << 32) - 1), st.lists(NUMBERS, min_size=10, max_size=10))
 def test_a_state_comes_back(dimension: int, counters: list[int]) -> None:
-    state = State(dimension, *counters)
-    assert records.unpack_state(records.pack_state(state)) == state
+    for has_crops in (False, True):
+        state = State(dimension, *counters, has_crops=has_crops)
+        assert records.unpack_state(records.pack_state(state)) == state
+
+
+def test_only_a_gallery_that_keeps_crops_is_of_a_format_that_older_versions_refuse() -> None:
+    assert records.state_format(records.pack_state(State(4))) == 2
+    assert records.state_format(records.pack_state(State(4, has_crops=True))) == records.FORMAT_VERSION == 3
 
 
 @given(NUMBERS, TIMES_MS, st.floats(0, 1, width=32), st.text(max_size=60), st.integers(0, 1024))

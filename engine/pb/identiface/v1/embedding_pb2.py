@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from engine.pb.identiface.v1 import types_pb2 as identiface_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1didentiface/v1/embedding.proto\x12\ridentiface.v1\x1a\x17google/rpc/status.proto\x1a\x19identiface/v1/types.proto\"A\n\x0c\x45mbeddedFace\x12!\n\x04\x66\x61\x63\x65\x18\x01 \x01(\x0b\x32\x13.identiface.v1.Face\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\":\n\x0cPictureFaces\x12*\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x1b.identiface.v1.EmbeddedFace\"p\n\x0ePictureOutcome\x12.\n\x07picture\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.PictureFacesH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\">\n\x12\x44\x65tectFacesRequest\x12(\n\x08pictures\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Picture\"F\n\x13\x44\x65tectFacesResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.identiface.v1.PictureOutcome\"=\n\x11\x45mbedFacesRequest\x12(\n\x08pictures\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Picture\"y\n\x12\x45mbedFacesResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.identiface.v1.PictureOutcome\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\">\n\x12\x45mbedStreamRequest\x12(\n\x08pictures\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Picture\"F\n\x13\x45mbedStreamResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.identiface.v1.PictureOutcome2\x95\x02\n\x10\x45mbeddingService\x12T\n\x0b\x44\x65tectFaces\x12!.identiface.v1.DetectFacesRequest\x1a\".identiface.v1.DetectFacesResponse\x12Q\n\nEmbedFaces\x12 .identiface.v1.EmbedFacesRequest\x1a!.identiface.v1.EmbedFacesResponse\x12X\n\x0b\x45mbedStream\x12!.identiface.v1.EmbedStreamRequest\x1a\".identiface.v1.EmbedStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1didentiface/v1/embedding.proto\x12\ridentiface.v1\x1a\x17google/rpc/status.proto\x1a\x19identiface/v1/types.proto\"O\n\x0c\x45mbeddedFace\x12!\n\x04\x66\x61\x63\x65\x18\x01 \x01(\x0b\x32\x13.identiface.v1.Face\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63rop\x18\x03 \x01(\x0c\":\n\x0cPictureFaces\x12*\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x1b.identiface.v1.EmbeddedFace\"p\n\x0ePictureOutcome\x12.\n\x07picture\x18\x01 \x01(\x0b\x32\x1b.identiface.v1.PictureFacesH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\">\n\x12\x44\x65tectFacesRequest\x12(\n\x08pictures\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Picture\"F\n\x13\x44\x65tectFacesResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.identiface.v1.PictureOutcome\"Q\n\x11\x45mbedFacesRequest\x12(\n\x08pictures\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Picture\x12\x12\n\nwith_crops\x18\x02 \x01(\x08\"y\n\x12\x45mbedFacesResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.identiface.v1.PictureOutcome\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\">\n\x12\x45mbedStreamRequest\x12(\n\x08pictures\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Picture\"F\n\x13\x45mbedStreamResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.identiface.v1.PictureOutcome2\x95\x02\n\x10\x45mbeddingService\x12T\n\x0b\x44\x65tectFaces\x12!.identiface.v1.DetectFacesRequest\x1a\".identiface.v1.DetectFacesResponse\x12Q\n\nEmbedFaces\x12 .identiface.v1.EmbedFacesRequest\x1a!.identiface.v1.EmbedFacesResponse\x12X\n\x0b\x45mbedStream\x12!.identiface.v1.EmbedStreamRequest\x1a\".identiface.v1.EmbedStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'identiface.v1.embedding_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EMBEDDEDFACE']._serialized_start=100
-  _globals['_EMBEDDEDFACE']._serialized_end=165
-  _globals['_PICTUREFACES']._serialized_start=167
-  _globals['_PICTUREFACES']._serialized_end=225
-  _globals['_PICTUREOUTCOME']._serialized_start=227
-  _globals['_PICTUREOUTCOME']._serialized_end=339
-  _globals['_DETECTFACESREQUEST']._serialized_start=341
-  _globals['_DETECTFACESREQUEST']._serialized_end=403
-  _globals['_DETECTFACESRESPONSE']._serialized_start=405
-  _globals['_DETECTFACESRESPONSE']._serialized_end=475
-  _globals['_EMBEDFACESREQUEST']._serialized_start=477
-  _globals['_EMBEDFACESREQUEST']._serialized_end=538
-  _globals['_EMBEDFACESRESPONSE']._serialized_start=540
-  _globals['_EMBEDFACESRESPONSE']._serialized_end=661
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=663
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=725
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=727
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=797
-  _globals['_EMBEDDINGSERVICE']._serialized_start=800
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1077
+  _globals['_EMBEDDEDFACE']._serialized_end=179
+  _globals['_PICTUREFACES']._serialized_start=181
+  _globals['_PICTUREFACES']._serialized_end=239
+  _globals['_PICTUREOUTCOME']._serialized_start=241
+  _globals['_PICTUREOUTCOME']._serialized_end=353
+  _globals['_DETECTFACESREQUEST']._serialized_start=355
+  _globals['_DETECTFACESREQUEST']._serialized_end=417
+  _globals['_DETECTFACESRESPONSE']._serialized_start=419
+  _globals['_DETECTFACESRESPONSE']._serialized_end=489
+  _globals['_EMBEDFACESREQUEST']._serialized_start=491
+  _globals['_EMBEDFACESREQUEST']._serialized_end=572
+  _globals['_EMBEDFACESRESPONSE']._serialized_start=574
+  _globals['_EMBEDFACESRESPONSE']._serialized_end=695
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=697
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=759
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=761
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=831
+  _globals['_EMBEDDINGSERVICE']._serialized_start=834
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1111
 # @@protoc_insertion_point(module_scope)

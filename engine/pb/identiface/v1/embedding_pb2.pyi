@@ -9,12 +9,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EmbeddedFace(_message.Message):
-    __slots__ = ("face", "vector")
+    __slots__ = ("face", "vector", "crop")
     FACE_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
+    CROP_FIELD_NUMBER: _ClassVar[int]
     face: _types_pb2.Face
     vector: bytes
-    def __init__(self, face: _Optional[_Union[_types_pb2.Face, _Mapping]] = ..., vector: _Optional[bytes] = ...) -> None: ...
+    crop: bytes
+    def __init__(self, face: _Optional[_Union[_types_pb2.Face, _Mapping]] = ..., vector: _Optional[bytes] = ..., crop: _Optional[bytes] = ...) -> None: ...
 
 class PictureFaces(_message.Message):
     __slots__ = ("faces",)
@@ -43,10 +45,12 @@ class DetectFacesResponse(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[PictureOutcome, _Mapping]]] = ...) -> None: ...
 
 class EmbedFacesRequest(_message.Message):
-    __slots__ = ("pictures",)
+    __slots__ = ("pictures", "with_crops")
     PICTURES_FIELD_NUMBER: _ClassVar[int]
+    WITH_CROPS_FIELD_NUMBER: _ClassVar[int]
     pictures: _containers.RepeatedCompositeFieldContainer[_types_pb2.Picture]
-    def __init__(self, pictures: _Optional[_Iterable[_Union[_types_pb2.Picture, _Mapping]]] = ...) -> None: ...
+    with_crops: bool
+    def __init__(self, pictures: _Optional[_Iterable[_Union[_types_pb2.Picture, _Mapping]]] = ..., with_crops: _Optional[bool] = ...) -> None: ...
 
 class EmbedFacesResponse(_message.Message):
     __slots__ = ("outcomes", "contract")

@@ -20,16 +20,18 @@ EVICT_POLICY_UNSPECIFIED: EvictPolicy
 EVICT_POLICY_LOWEST_QUALITY: EvictPolicy
 
 class Sample(_message.Message):
-    __slots__ = ("picture", "vector", "quality", "source")
+    __slots__ = ("picture", "vector", "quality", "source", "crop")
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CROP_FIELD_NUMBER: _ClassVar[int]
     picture: _types_pb2.Picture
     vector: _types_pb2.Vector
     quality: float
     source: str
-    def __init__(self, picture: _Optional[_Union[_types_pb2.Picture, _Mapping]] = ..., vector: _Optional[_Union[_types_pb2.Vector, _Mapping]] = ..., quality: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+    crop: bytes
+    def __init__(self, picture: _Optional[_Union[_types_pb2.Picture, _Mapping]] = ..., vector: _Optional[_Union[_types_pb2.Vector, _Mapping]] = ..., quality: _Optional[float] = ..., source: _Optional[str] = ..., crop: _Optional[bytes] = ...) -> None: ...
 
 class Enrollment(_message.Message):
     __slots__ = ("identity_id", "samples", "attributes", "expire_time", "replace", "evict")
@@ -121,14 +123,16 @@ class EnrollStreamResponse(_message.Message):
     def __init__(self, receipt: _Optional[_Union[_types_pb2.WriteReceipt, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[EnrollOutcome, _Mapping]]] = ...) -> None: ...
 
 class GetIdentityRequest(_message.Message):
-    __slots__ = ("gallery_id", "identity_id", "with_vectors")
+    __slots__ = ("gallery_id", "identity_id", "with_vectors", "with_crops")
     GALLERY_ID_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_ID_FIELD_NUMBER: _ClassVar[int]
     WITH_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    WITH_CROPS_FIELD_NUMBER: _ClassVar[int]
     gallery_id: str
     identity_id: str
     with_vectors: bool
-    def __init__(self, gallery_id: _Optional[str] = ..., identity_id: _Optional[str] = ..., with_vectors: _Optional[bool] = ...) -> None: ...
+    with_crops: bool
+    def __init__(self, gallery_id: _Optional[str] = ..., identity_id: _Optional[str] = ..., with_vectors: _Optional[bool] = ..., with_crops: _Optional[bool] = ...) -> None: ...
 
 class GetIdentityResponse(_message.Message):
     __slots__ = ("identity",)

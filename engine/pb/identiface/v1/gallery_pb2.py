@@ -26,45 +26,45 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from engine.pb.identiface.v1 import types_pb2 as identiface_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bidentiface/v1/gallery.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19identiface/v1/types.proto\"\x7f\n\x0fGallerySettings\x12\'\n\x1atemplates_per_identity_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x1d\n\x1b_templates_per_identity_maxB\x0c\n\n_threshold\"\x86\x02\n\x07Gallery\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x16\n\x0enum_identities\x18\x04 \x01(\x03\x12\x15\n\rnum_templates\x18\x05 \x01(\x03\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\x08 \x03(\t\"\xa4\x01\n\x14\x43reateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x15\x43reateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"\'\n\x11GetGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\"=\n\x12GetGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"=\n\x14ListGalleriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x15ListGalleriesResponse\x12)\n\tgalleries\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Gallery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x14UpdateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x30\n\x08settings\x18\x02 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x17\n\x0f\x63lear_threshold\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"n\n\x15UpdateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\">\n\x14\x44\x65leteGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteGalleryResponse\"H\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ngallery_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_gallery_id\x18\x01 \x01(\t\"7\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse2\xf6\x04\n\x0eGalleryService\x12Z\n\rCreateGallery\x12#.identiface.v1.CreateGalleryRequest\x1a$.identiface.v1.CreateGalleryResponse\x12Q\n\nGetGallery\x12 .identiface.v1.GetGalleryRequest\x1a!.identiface.v1.GetGalleryResponse\x12Z\n\rListGalleries\x12#.identiface.v1.ListGalleriesRequest\x1a$.identiface.v1.ListGalleriesResponse\x12Z\n\rUpdateGallery\x12#.identiface.v1.UpdateGalleryRequest\x1a$.identiface.v1.UpdateGalleryResponse\x12Z\n\rDeleteGallery\x12#.identiface.v1.DeleteGalleryRequest\x1a$.identiface.v1.DeleteGalleryResponse\x12K\n\x08SetAlias\x12\x1e.identiface.v1.SetAliasRequest\x1a\x1f.identiface.v1.SetAliasResponse\x12T\n\x0b\x44\x65leteAlias\x12!.identiface.v1.DeleteAliasRequest\x1a\".identiface.v1.DeleteAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bidentiface/v1/gallery.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19identiface/v1/types.proto\"\xa7\x01\n\x0fGallerySettings\x12\'\n\x1atemplates_per_identity_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nkeep_crops\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\x1d\n\x1b_templates_per_identity_maxB\x0c\n\n_thresholdB\r\n\x0b_keep_crops\"\x86\x02\n\x07Gallery\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x16\n\x0enum_identities\x18\x04 \x01(\x03\x12\x15\n\rnum_templates\x18\x05 \x01(\x03\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\x08 \x03(\t\"\xa4\x01\n\x14\x43reateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x15\x43reateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"\'\n\x11GetGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\"=\n\x12GetGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"=\n\x14ListGalleriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x15ListGalleriesResponse\x12)\n\tgalleries\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Gallery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x14UpdateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x30\n\x08settings\x18\x02 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x17\n\x0f\x63lear_threshold\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"n\n\x15UpdateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\">\n\x14\x44\x65leteGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteGalleryResponse\"H\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ngallery_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_gallery_id\x18\x01 \x01(\t\"7\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse2\xf6\x04\n\x0eGalleryService\x12Z\n\rCreateGallery\x12#.identiface.v1.CreateGalleryRequest\x1a$.identiface.v1.CreateGalleryResponse\x12Q\n\nGetGallery\x12 .identiface.v1.GetGalleryRequest\x1a!.identiface.v1.GetGalleryResponse\x12Z\n\rListGalleries\x12#.identiface.v1.ListGalleriesRequest\x1a$.identiface.v1.ListGalleriesResponse\x12Z\n\rUpdateGallery\x12#.identiface.v1.UpdateGalleryRequest\x1a$.identiface.v1.UpdateGalleryResponse\x12Z\n\rDeleteGallery\x12#.identiface.v1.DeleteGalleryRequest\x1a$.identiface.v1.DeleteGalleryResponse\x12K\n\x08SetAlias\x12\x1e.identiface.v1.SetAliasRequest\x1a\x1f.identiface.v1.SetAliasResponse\x12T\n\x0b\x44\x65leteAlias\x12!.identiface.v1.DeleteAliasRequest\x1a\".identiface.v1.DeleteAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'identiface.v1.gallery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GALLERYSETTINGS']._serialized_start=106
-  _globals['_GALLERYSETTINGS']._serialized_end=233
-  _globals['_GALLERY']._serialized_start=236
-  _globals['_GALLERY']._serialized_end=498
-  _globals['_CREATEGALLERYREQUEST']._serialized_start=501
-  _globals['_CREATEGALLERYREQUEST']._serialized_end=665
-  _globals['_CREATEGALLERYRESPONSE']._serialized_start=667
-  _globals['_CREATEGALLERYRESPONSE']._serialized_end=731
-  _globals['_GETGALLERYREQUEST']._serialized_start=733
-  _globals['_GETGALLERYREQUEST']._serialized_end=772
-  _globals['_GETGALLERYRESPONSE']._serialized_start=774
-  _globals['_GETGALLERYRESPONSE']._serialized_end=835
-  _globals['_LISTGALLERIESREQUEST']._serialized_start=837
-  _globals['_LISTGALLERIESREQUEST']._serialized_end=898
-  _globals['_LISTGALLERIESRESPONSE']._serialized_start=900
-  _globals['_LISTGALLERIESRESPONSE']._serialized_end=991
-  _globals['_UPDATEGALLERYREQUEST']._serialized_start=994
-  _globals['_UPDATEGALLERYREQUEST']._serialized_end=1131
-  _globals['_UPDATEGALLERYRESPONSE']._serialized_start=1133
-  _globals['_UPDATEGALLERYRESPONSE']._serialized_end=1243
-  _globals['_DELETEGALLERYREQUEST']._serialized_start=1245
-  _globals['_DELETEGALLERYREQUEST']._serialized_end=1307
-  _globals['_DELETEGALLERYRESPONSE']._serialized_start=1309
-  _globals['_DELETEGALLERYRESPONSE']._serialized_end=1332
-  _globals['_SETALIASREQUEST']._serialized_start=1334
-  _globals['_SETALIASREQUEST']._serialized_end=1406
-  _globals['_SETALIASRESPONSE']._serialized_start=1408
-  _globals['_SETALIASRESPONSE']._serialized_end=1455
-  _globals['_DELETEALIASREQUEST']._serialized_start=1457
-  _globals['_DELETEALIASREQUEST']._serialized_end=1512
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1514
-  _globals['_DELETEALIASRESPONSE']._serialized_end=1535
-  _globals['_GALLERYSERVICE']._serialized_start=1538
-  _globals['_GALLERYSERVICE']._serialized_end=2168
+  _globals['_GALLERYSETTINGS']._serialized_start=107
+  _globals['_GALLERYSETTINGS']._serialized_end=274
+  _globals['_GALLERY']._serialized_start=277
+  _globals['_GALLERY']._serialized_end=539
+  _globals['_CREATEGALLERYREQUEST']._serialized_start=542
+  _globals['_CREATEGALLERYREQUEST']._serialized_end=706
+  _globals['_CREATEGALLERYRESPONSE']._serialized_start=708
+  _globals['_CREATEGALLERYRESPONSE']._serialized_end=772
+  _globals['_GETGALLERYREQUEST']._serialized_start=774
+  _globals['_GETGALLERYREQUEST']._serialized_end=813
+  _globals['_GETGALLERYRESPONSE']._serialized_start=815
+  _globals['_GETGALLERYRESPONSE']._serialized_end=876
+  _globals['_LISTGALLERIESREQUEST']._serialized_start=878
+  _globals['_LISTGALLERIESREQUEST']._serialized_end=939
+  _globals['_LISTGALLERIESRESPONSE']._serialized_start=941
+  _globals['_LISTGALLERIESRESPONSE']._serialized_end=1032
+  _globals['_UPDATEGALLERYREQUEST']._serialized_start=1035
+  _globals['_UPDATEGALLERYREQUEST']._serialized_end=1172
+  _globals['_UPDATEGALLERYRESPONSE']._serialized_start=1174
+  _globals['_UPDATEGALLERYRESPONSE']._serialized_end=1284
+  _globals['_DELETEGALLERYREQUEST']._serialized_start=1286
+  _globals['_DELETEGALLERYREQUEST']._serialized_end=1348
+  _globals['_DELETEGALLERYRESPONSE']._serialized_start=1350
+  _globals['_DELETEGALLERYRESPONSE']._serialized_end=1373
+  _globals['_SETALIASREQUEST']._serialized_start=1375
+  _globals['_SETALIASREQUEST']._serialized_end=1447
+  _globals['_SETALIASRESPONSE']._serialized_start=1449
+  _globals['_SETALIASRESPONSE']._serialized_end=1496
+  _globals['_DELETEALIASREQUEST']._serialized_start=1498
+  _globals['_DELETEALIASREQUEST']._serialized_end=1553
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1555
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1576
+  _globals['_GALLERYSERVICE']._serialized_start=1579
+  _globals['_GALLERYSERVICE']._serialized_end=2209
 # @@protoc_insertion_point(module_scope)

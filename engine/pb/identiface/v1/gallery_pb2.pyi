@@ -11,12 +11,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GallerySettings(_message.Message):
-    __slots__ = ("templates_per_identity_max", "threshold")
+    __slots__ = ("templates_per_identity_max", "threshold", "keep_crops")
     TEMPLATES_PER_IDENTITY_MAX_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    KEEP_CROPS_FIELD_NUMBER: _ClassVar[int]
     templates_per_identity_max: int
     threshold: float
-    def __init__(self, templates_per_identity_max: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
+    keep_crops: bool
+    def __init__(self, templates_per_identity_max: _Optional[int] = ..., threshold: _Optional[float] = ..., keep_crops: _Optional[bool] = ...) -> None: ...
 
 class Gallery(_message.Message):
     __slots__ = ("gallery_id", "contract", "settings", "num_identities", "num_templates", "sequence", "create_time", "aliases")

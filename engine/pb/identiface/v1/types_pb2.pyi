@@ -158,15 +158,17 @@ class Identity(_message.Message):
     def __init__(self, identity_id: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., templates: _Optional[_Iterable[_Union[TemplateInfo, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class TemplateInfo(_message.Message):
-    __slots__ = ("template_id", "quality", "source", "create_time", "vector")
+    __slots__ = ("template_id", "quality", "source", "create_time", "vector", "crop")
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
+    CROP_FIELD_NUMBER: _ClassVar[int]
     template_id: int
     quality: float
     source: str
     create_time: _timestamp_pb2.Timestamp
     vector: bytes
-    def __init__(self, template_id: _Optional[int] = ..., quality: _Optional[float] = ..., source: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., vector: _Optional[bytes] = ...) -> None: ...
+    crop: bytes
+    def __init__(self, template_id: _Optional[int] = ..., quality: _Optional[float] = ..., source: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., vector: _Optional[bytes] = ..., crop: _Optional[bytes] = ...) -> None: ...

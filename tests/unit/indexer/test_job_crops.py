@@ -1,0 +1,178 @@
+"""A job of pictures into a gallery that keeps crops: they are there, and in no file of the job."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.assembly import EmbeddingSettings
+from engine.embedding.align import align
+from engine.embedding.kept import restore
+from engine.errors import InvalidInputError, StorageFullError
+from engine.types import Enrollment, EnrollResult, GallerySettings
+from indexer import estimate, plan
+from indexer.gate import GateSettings
+from indexer.items import VectorSource
+from indexer.job import Job, Pictures, Summary
+from indexer.mapper import Outcome, PictureMapper
+from indexer.record import JobFolder, JobSettings
+from indexer.runners import Inline
+from indexer.sources import open_source
+from indexer.target import LocalTarget
+
+pytestmark = [pytest.mark.data, pytest.mark.model]
+
+PEOPLE = ("Aaron_Peirsol", "Abdullah")
+GATE = GateSettings(faces="centre")
+EMBEDDING = EmbeddingSettings(device="cpu", num_threads=1)
+KEEPING = GallerySettings(keep_crops=True)
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "PICTURES_PER_SHARD", 2)
+
+
+@pytest.fixture(scope="module")
+def people(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("people") / "root"
+    for name in PEOPLE:
+        (root / name).mkdir(parents=True)
+        for path in sorted((data_folder / "lfw" / "images" / name).iterdir())[:2]:
+            shutil.copy(path, root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def mapper(people: Path) -> PictureMapper:
+    source = open_source(people)
+    assert not isinstance(source, VectorSource)
+    made = PictureMapper(source, EMBEDDING, GATE)
+    made.load()
+    return made
+
+
+@contextmanager
+def opened(tmp_path: Path) -> Iterator[LocalTarget]:
+    with LocalTarget.open(tmp_path / "data") as target:
+        yield target
+
+
+def run(
+    tmp_path: Path,
+    target: LocalTarget,
+    people: Path,
+    mapper: PictureMapper,
+    settings: GallerySettings = KEEPING,
+) -> Summary:
+    asked = JobSettings(
+        source=str(people), gallery="people", target=target.name, model="dlib-resnet", gate=GATE
+    )
+    folder = JobFolder(tmp_path / "data" / "jobs", asked.id)
+    pictures = Pictures(mapper.source, mapper, Inline())
+    with folder.locked(asked):
+        return Job(folder, asked, target, lambda _line: None).run(pictures, lambda: mapper.contract, settings)
+
+
+def crops(target: LocalTarget, gallery: str = "people") -> dict[str, bytes]:
+    return {one.source: one.crop for page in target.pages(gallery) for _, own in page for one in own}
+
+
+def outcomes(tmp_path: Path, summary: Summary) -> list[Outcome]:
+    folder = JobFolder(tmp_path / "data" / "jobs", summary.job_id)
+    planned = folder.read_plan()
+    assert planned is not None
+    assert planned.num_shards > 1
+    return [one for number in range(planned.num_shards) for one in folder.outcomes(number)]
+
+
+def test_templates_have_the_crops_that_they_were_made_from(
+    tmp_path: Path, people: Path, mapper: PictureMapper
+) -> None:
+    with opened(tmp_path) as target:
+        summary = run(tmp_path, target, people, mapper)
+        found = crops(target)
+        assert len(found) == summary.num_templates == sum(1 for _ in people.rglob("*.jpg"))
+        embedder = mapper._parts.embedder
+        aligned = [align(*restore(crop), embedder.alignment) for crop in found.values()]
+        templates = [one.vector for page in target.pages("people") for _, own in page for one in own]
+        cosines = (embedder.embed(np.stack(aligned)) * np.stack(templates)).sum(axis=1)
+        assert cosines.min() > 0.9995
+        assert all(one.crops == [] and one.vectors for one in outcomes(tmp_path, summary))
+        # Nobody else holds a face: erased in the gallery, it is in no file of the data folder.
+        crop = next(iter(found.values()))
+        gone = next(iter(target.pages("people")))[0][0].identity_id
+        assert files_with(tmp_path, crop)
+        target.galleries.get("people").remove_identities([gone], erase=True)
+        assert not files_with(tmp_path, crop)
+        assert run(tmp_path, target, people, mapper).is_unchanged
+
+
+def files_with(folder: Path, crop: bytes) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and crop[60:] in path.read_bytes()]
+
+
+def test_a_gallery_that_keeps_none_is_given_none(tmp_path: Path, people: Path, mapper: PictureMapper) -> None:
+    with opened(tmp_path) as target:
+        run(tmp_path, target, people, mapper, GallerySettings())
+        assert set(crops(target).values()) == {b""}
+        target.create("there", mapper.contract, GallerySettings())
+        target.set_alias("people", "there")
+        with pytest.raises(InvalidInputError, match="keeps no crops"):
+            run(tmp_path, target, people, mapper)
+
+
+class Killed(Exception):  # noqa: N818 - stands for the end of the process
+    pass
+
+
+class Dying(LocalTarget):
+    """Ends at the second shard."""
+
+    num_left = 1
+
+    def enroll(self, gallery_id: str, enrollments: list[Enrollment]) -> Iterator[EnrollResult]:  # type: ignore[override]
+        if not self.num_left:
+            raise Killed
+        self.num_left -= 1
+        for outcome in super().enroll(gallery_id, enrollments):
+            assert isinstance(outcome, EnrollResult)
+            yield outcome
+
+
+def test_what_was_killed_keeps_every_crop_and_so_does_another_gallery(
+    tmp_path: Path, people: Path, mapper: PictureMapper
+) -> None:
+    with opened(tmp_path) as target:
+        with pytest.raises(Killed):
+            run(tmp_path, Dying(tmp_path / "data", target.galleries), people, mapper)
+        summary = run(tmp_path, target, people, mapper)
+        found = crops(target)
+        assert all(found.values())
+        # The gallery is gone, and the job's outcomes have given their crops away.
+        target.galleries.delete_alias("people")
+        target.galleries.delete(summary.gallery_id)
+        again = run(tmp_path, target, people, mapper)
+        assert not again.is_unchanged
+        assert crops(target) == found
+        # Embedded for a gallery that keeps none first, then for one that keeps them.
+    with opened(tmp_path / "other") as target:
+        plain = run(tmp_path / "other", target, people, mapper, GallerySettings())
+        target.galleries.delete_alias("people")
+        target.galleries.delete(plain.gallery_id)
+        run(tmp_path / "other", target, people, mapper)
+        assert crops(target) == found
+
+
+def test_crops_count_among_what_the_disk_must_hold(
+    tmp_path: Path, people: Path, mapper: PictureMapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(estimate, "CROP_DISK_BYTES", free)
+    with opened(tmp_path) as target, pytest.raises(StorageFullError):
+        run(tmp_path, target, people, mapper)
