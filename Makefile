@@ -7,10 +7,13 @@ KEY := $(shell cat pyproject.toml constraints/cpu.txt | sha256sum | cut -c1-16)
 READY := $(VENV)/.ready-$(KEY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check proto bench clean
+CROPS ?= crops
+PACK ?= crops.npz
+
+.PHONY: help setup demo serve test check proto bench pack-crops clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
 
 setup: $(READY) ## Make .venv and install Identiface with all that its tests and demo need (about two minutes)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -45,6 +48,9 @@ bench: setup ## Measure search, serving, growth and restart, and write dated rep
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.restart
 	$(BIN)/python -m benchmarks.bulk --size 200000
+
+pack-crops: setup ## Pack the aligned faces in CROPS (a folder of `train run --crops`) into PACK, to train on them elsewhere
+	$(BIN)/python -m engine.trainer.pack --crops $(CROPS) --to $(PACK)
 
 clean: ## Remove what was built here, not data
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo

@@ -24,14 +24,25 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     """
     temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
     try:
+        with replacing(target, temporary) as file:
+            yield file
+    except OSError as error:
+        raise cannot_write(target, error) from error
+
+
+@contextlib.contextmanager
+def replacing(target: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """Open `temporary` to write; where all goes well it is synced and put in place of `target` beside it.
+
+    Raises OSError; nothing of it is left then.
+    """
+    try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
         sync_folder(target.parent)
-    except OSError as error:
-        raise cannot_write(target, error) from error
     finally:
         # After the rename there is none; a folder that cannot be read has none either.
         with contextlib.suppress(OSError):

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from engine.errors import CorruptDataError
-from engine.store.folders import from_os_error, sync_folder
+from engine.outputs import replacing
+from engine.store.folders import from_os_error
 
 T = TypeVar("T")
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file, synced, in place of what is there. Raises StorageFullError, DataFolderError."""
-    temporary = path.with_name(path.name + ".part")
     try:
-        with temporary.open("wb") as file:
+        # Always of one name: what a killed process left is written over by the next.
+        with replacing(path, path.with_name(path.name + ".part")) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise from_os_error(error, path) from error
 
 

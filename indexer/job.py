@@ -144,9 +144,9 @@ class Job:
             if not (is_replanned or self._folder.state.is_done):
                 raise PreconditionError(
                     f"the source changed since job {self._settings.id} was planned",
-                    hint="Give --replan: everything is looked at again, what is loaded stays.",
+                    hint=f"Give --replan: {self._replanned()}.",
                 )
-            self._say("the source has changed: everything is looked at again, what is loaded stays")
+            self._say(f"the source has changed: {self._replanned()}")
             if self._settings.replace:
                 self._folder.forget_gallery()
         with self._folder.timed("plan"):
@@ -156,6 +156,11 @@ class Job:
         workers = source.num_workers if isinstance(source, Pictures) else 1
         self._say(f"{planned.num_items:,} {planned.unit}: {estimate(planned, workers).line()}")
         return planned
+
+    def _replanned(self) -> str:
+        """What becomes of a job whose source has changed."""
+        stays = "another gallery is filled" if self._settings.replace else "what is loaded stays"
+        return f"everything is looked at again, {stays}"
 
     def _is_content_same(self, planned: plan.Plan, source: Pictures | VectorSource) -> bool:
         """Whether what was read of the source is still in it, byte by byte."""

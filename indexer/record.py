@@ -50,11 +50,17 @@ class JobSettings(msgspec.Struct, frozen=True):
     replace: bool = False
     """Whether a gallery of that name is replaced, by another that takes over its alias."""
     gate: GateSettings = GateSettings()
+    images: str = ""
+    """Of an HDF5 file: name of the data set; empty: found by itself, as is the next."""
+    labels: str = ""
 
     @property
     def id(self) -> str:
         """Name of the job's folder."""
-        return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()[:12]
+        # Without names that are not given: jobs of before there were any keep their folders.
+        asked = msgspec.structs.asdict(self)
+        told = {name: value for name, value in asked.items() if value or name not in {"images", "labels"}}
+        return hashlib.sha256(msgspec.msgpack.encode(told)).hexdigest()[:12]
 
 
 class State(msgspec.Struct):
@@ -159,6 +165,9 @@ class JobFolder:
         """Forget the gallery, which is gone or no longer meant; what is planned and embedded stays."""
         # The state goes last: it says of which gallery the markers are.
         shutil.rmtree(self.path / "loaded", ignore_errors=True)
+        if self.state.has_crops:
+            # The next gallery may keep none, and then nobody would drop them.
+            self.forget_outcomes()
         self.state.gallery_id, self.state.create_time, self.state.before = "", 0.0, ""
         # Some outcomes may have given their crops away already.
         self.state.is_new = self.state.is_done = self.state.has_crops = False

@@ -209,6 +209,8 @@ def _settings(arguments: argparse.Namespace, target: str, *, has_vectors: bool) 
         normalize=arguments.normalize,
         replace=arguments.replace,
         gate=config.build(GateSettings, _limits(arguments.gate)),
+        images=arguments.images,
+        labels=arguments.labels,
     )
 
 

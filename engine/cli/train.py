@@ -263,7 +263,9 @@ def _crops(arguments: argparse.Namespace, settings: TrainSettings, device: str) 
     source = open_source(arguments.data.resolve(), images=arguments.images, labels=arguments.labels)
     if isinstance(source, VectorSource):
         raise UsageError("SOURCE holds vectors; a network learns from pictures")
-    folder = arguments.crops or arguments.run_folder.with_name(f"{arguments.run_folder.name}-crops")
+    # Resolved: `.` has no name.
+    run_folder = arguments.run_folder.resolve()
+    folder = arguments.crops or run_folder.with_name(f"{run_folder.name}-crops")
     alignment = ALIGNMENTS[alignment_of(settings)]
     limits = CropSettings(face_choice=arguments.face, min_face_px=arguments.min_face_px)
     return build_crops(source, folder, alignment, limits, device=device)

@@ -32,6 +32,8 @@ NETWORK_DIMENSION_MAX = 1024
 HASH_BLOCK_BYTES = 1 << 20
 NAMES_SHOWN_MAX = 8
 
+_HEADER_SIZE_BYTES = 8
+"""Little-endian, at the beginning of a safetensors file; the JSON of the header follows."""
 _COUNTER = "num_batches_tracked"
 """Batch normalisation counts training batches in it; no output depends on it, so files may leave it out."""
 
@@ -106,6 +108,22 @@ def write_safetensors(path: Path, module: nn.Module, metadata: Mapping[str, str]
     }
     with replaced_when_whole(path) as partial:
         safetensors.torch.save_file(state, str(partial), metadata=dict(metadata))
+        _sort_header(partial)
+
+
+def _sort_header(path: Path) -> None:
+    """Bring a safetensors file's header into one order: the library writes its metadata in any.
+
+    Else the same weights would have another sha256, and so another contract, each time they are written.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(_HEADER_SIZE_BYTES), "little")
+        header = json.loads(file.read(size))
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise WeightsError(f"the header of {path} cannot be put in order: {len(text)} bytes, not {size}")
+        file.seek(_HEADER_SIZE_BYTES)
+        file.write(text.ljust(size))
 
 
 @contextlib.contextmanager

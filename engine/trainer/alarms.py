@@ -20,7 +20,12 @@ SPREAD_MIN = 1e-3
 dlib's faces, which lie in a narrow cone, have 0.3."""
 
 _STEPS_SHOWN = 5
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "could not create a memory")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a memory",
+    "could not create a primitive",
+)
 """How torch and its kernels say so on a CPU."""
 
 

@@ -220,7 +220,10 @@ def _loaded(spec: str, checkpoint: Path | None) -> TorchNetwork:
         raise SettingsError(f"no network {spec!r} can be trained; there are {', '.join(NAMES)}")
     if checkpoint is None:
         network = networks.load_network(spec, "cpu")
-    elif spec == dlib_resnet.NAME and delta.is_delta(checkpoint):
+    elif spec in networks.CONTRACTS and not delta.is_delta(checkpoint):
+        # What was trained on from a delta is whole.
+        network = networks.load_network(f"{dlib_resnet.NAME}={checkpoint}", "cpu")
+    elif (spec == dlib_resnet.NAME or spec in networks.CONTRACTS) and delta.is_delta(checkpoint):
         network = delta.load(checkpoint, "cpu")
     else:
         network = networks.load_network(f"{spec}={checkpoint}", "cpu")

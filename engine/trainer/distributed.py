@@ -78,9 +78,21 @@ def shared(module: nn.Module, ranks: Ranks, device: str) -> nn.Module:
             hint="Set network.is_normalisation_frozen, train in one process, or take a network without.",
         )
     if device == "cuda":
-        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
-        module = convert(module)
+        synchronise(module)
     return nn.parallel.DistributedDataParallel(module)
+
+
+def synchronise(module: nn.Module) -> None:
+    """Make batch normalisation below `module` that is in training take its statistics over all processes.
+
+    That which is frozen stays as it is: torch's converter would make it anew, and lose that it never trains.
+    """
+    for name, child in module.named_children():
+        if not isinstance(child, nn.modules.batchnorm._BatchNorm):
+            synchronise(child)
+        elif _has_statistics(child):
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            setattr(module, name, convert(child))
 
 
 def gather(vectors: Tensor, ranks: Ranks) -> Tensor:

@@ -6,6 +6,8 @@ Knows what the loaders read; knows nothing of how the network was trained, nor o
 from __future__ import annotations
 
 import copy
+import dataclasses
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ from engine.embedding.mapped_network import VectorMap
 from engine.embedding.onnx_network import OnnxSettings
 from engine.embedding.torch_network import TorchNetwork
 from engine.errors import SettingsError, WeightsError
+from engine.outputs import make_folder, whole_file
 from engine.trainer.backbones import Backbone, as_network
 
 PARITY_MAX = 1e-5
@@ -69,6 +72,43 @@ def export_safetensors(
         }
         write_safetensors(path, backbone.module, entries)
     return networks.load_network(str(path), "cpu").weights_sha256
+
+
+def with_base_in(backbone: Backbone, path: Path) -> Backbone:
+    """Copy the weights of a head's base beside `path`, and give the same head over that copy.
+
+    So a run can be over weights of any place. What has no base, or one known by name, stays as it is. Raises
+    InvalidInputError, StorageFullError.
+    """
+    spec = backbone.base_spec
+    if spec is None or spec in networks.ARCHITECTURES:
+        return backbone
+    name, separator, rest = spec.partition("=")
+    is_named = bool(separator) and name in networks.ARCHITECTURES
+    base = Path(rest if is_named else spec)
+    copied = path.with_name(f"base-{base.name}")
+    if base.resolve().parent == path.resolve().parent:
+        return backbone
+    if base.is_dir():
+        _copy_folder(base, copied)
+    else:
+        _copy(base, copied)
+        sidecar = base.with_name(base.name + SIDECAR_SUFFIX)
+        if sidecar.is_file():
+            _copy(sidecar, copied.with_name(copied.name + SIDECAR_SUFFIX))
+    return dataclasses.replace(backbone, base_spec=f"{name}={copied}" if is_named else str(copied))
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    make_folder(target)
+    for file in source.iterdir():
+        if file.is_file():
+            _copy(file, target / file.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with whole_file(target) as file, source.open("rb") as read:
+        shutil.copyfileobj(read, file)
 
 
 def export_onnx(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,10 +163,12 @@ class Loader:
 
 
 def _watch_parent(worker: int) -> None:
-    """End this worker when the process that made it is gone, even killed.
+    """End this worker when the process that made it is gone, even killed, and not by Ctrl-C.
 
     torch looks at the parent's process id, which here is that of the process that workers are forked from.
+    A terminal sends Ctrl-C to all processes: the trainer still wants its batch, and ends its workers itself.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name=f"parent-of-worker-{worker}", daemon=True).start()
 
 

@@ -36,7 +36,7 @@ from engine.trainer.alarms import Alarms
 from engine.trainer.backbones import Backbone, as_network, build_backbone, freeze, freeze_normalisation
 from engine.trainer.crop_set import CropSet
 from engine.trainer.distributed import ALONE, Ranks
-from engine.trainer.export import export_safetensors
+from engine.trainer.export import export_safetensors, with_base_in
 from engine.trainer.learner import Faces, Figures, Learner
 from engine.trainer.loader import Batch, Loader
 from engine.trainer.model_card import write_card
@@ -44,7 +44,7 @@ from engine.trainer.objectives import build_objective
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.sampler import PKSampler
 from engine.trainer.settings import TrainSettings
-from engine.trainer.validate import validate
+from engine.trainer.validate import halve, validate
 
 
 class Batches(Protocol):
@@ -120,13 +120,14 @@ def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options)
     go together.
     """
     ranks = options.ranks
-    if ranks.is_first:
-        run.open(settings, data.described())
-    distributed.wait(ranks)
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     backbone = backbone_of(settings)
-    _check(backbone, data)
+    # Before anything is written: what is refused leaves no folder that other settings would not fit.
+    _check(backbone, settings, data, ranks)
+    if ranks.is_first:
+        run.open(settings, data.described())
+    distributed.wait(ranks)
     learner, loader = _parts(run, backbone, settings, data, options)
     watch = Alarms()
     step = _resume(run, learner, watch, options)
@@ -134,6 +135,9 @@ def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options)
         run.rewind(step)
     progress = _Progress(run, step, settings, options)
     try:
+        if step and _is_judged(step, settings):
+            # Else a run killed after this checkpoint would lack the figures of its step.
+            _validate(run, learner, backbone, data, step, options)
         with _stop_asked(options.stop_after_s) as is_asked:
             for batch in loader.batches(step, settings.num_steps):
                 figures = _step(learner, watch, batch, options)
@@ -144,7 +148,7 @@ def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options)
                 is_last = step == settings.num_steps
                 if is_over or is_last or step % settings.checkpoint_every_steps == 0:
                     _checkpoint(run, learner, watch, step, options)
-                if is_last or step % settings.validate_every_steps == 0:
+                if _is_judged(step, settings):
                     _validate(run, learner, backbone, data, step, options)
                 if is_over:
                     break
@@ -181,8 +185,8 @@ def backbone_of(settings: TrainSettings, weights: Path | None = None) -> Backbon
     return backbone
 
 
-def _check(backbone: Backbone, data: Data) -> None:
-    """Refuse crops of another alignment, and people who are both learnt from and judged by."""
+def _check(backbone: Backbone, settings: TrainSettings, data: Data, ranks: Ranks) -> None:
+    """Refuse crops of another alignment, people who are both learnt from and judged by, and too few."""
     for crops in (data.training, data.validation):
         if crops is not None and crops.alignment != backbone.alignment.name:
             raise InvalidInputError(
@@ -195,14 +199,13 @@ def _check(backbone: Backbone, data: Data) -> None:
                 f"{len(both)} people are trained on and validated by, for example {both[0]}",
                 hint="Name other people to validate by: figures of people learnt from say nothing.",
             )
+        halve(data.validation, settings.seed)
+    _sampler(settings, data.training, ranks)
 
 
-def _parts(
-    run: RunFolder, backbone: Backbone, settings: TrainSettings, data: Data, options: Options
-) -> tuple[Learner, Batches]:
-    """The learner and what feeds it."""
-    ranks, batch, crops = options.ranks, settings.batch, data.training
-    sampler = PKSampler(
+def _sampler(settings: TrainSettings, crops: CropSet, ranks: Ranks) -> PKSampler:
+    batch = settings.batch
+    return PKSampler(
         crops.labels,
         batch.num_identities,
         batch.num_pictures,
@@ -211,6 +214,14 @@ def _parts(
         num_ranks=ranks.num_ranks,
         num_singles=batch.num_singles,
     )
+
+
+def _parts(
+    run: RunFolder, backbone: Backbone, settings: TrainSettings, data: Data, options: Options
+) -> tuple[Learner, Batches]:
+    """The learner and what feeds it."""
+    ranks, batch, crops = options.ranks, settings.batch, data.training
+    sampler = _sampler(settings, crops, ranks)
     objective = build_objective(
         settings.objective, crops.num_identities, backbone.dimension, seed=settings.seed
     )
@@ -289,11 +300,17 @@ def _step(learner: Learner, watch: Alarms, batch: Batch, options: Options) -> Fi
     raise alarms.out_of_memory(len(pixels), lambda num: learner.does_fit(num, pixels), options.device)
 
 
+def _is_judged(step: int, settings: TrainSettings) -> bool:
+    """Whether the people held out are asked after so many steps."""
+    return step == settings.num_steps or step % settings.validate_every_steps == 0
+
+
 def _validate(
     run: RunFolder, learner: Learner, backbone: Backbone, data: Data, step: int, options: Options
 ) -> None:
-    """Judge the averaged weights by the people held out, in the first process."""
-    if data.validation is not None and options.ranks.is_first:
+    """Judge the averaged weights by the people held out, in the first process, once a step."""
+    is_noted = options.ranks.is_first and run.is_noted(step, "validation")
+    if data.validation is not None and options.ranks.is_first and not is_noted:
         with learner.averaged():
             embedder = Embedder(as_network(backbone, options.device))
             figures = validate(data.validation, embedder.embed, learner.settings.seed)
@@ -307,9 +324,10 @@ def _finish(
     run: RunFolder, learner: Learner, backbone: Backbone, settings: TrainSettings, data: Data
 ) -> None:
     """Write the averaged weights as a network that is served by its path, and the card that describes it."""
-    with learner.averaged():
-        export_safetensors(backbone, run.network)
+    # The network comes last: where it is there, the run is finished.
     write_card(run, settings, data.described())
+    with learner.averaged():
+        export_safetensors(with_base_in(backbone, run.network), run.network)
 
 
 class _Progress:

@@ -54,12 +54,13 @@ class RunFolder:
         asked = {"format": FORMAT, "settings": msgspec.to_builtins(settings), "data": dict(data)}
         file = self.path / "settings.json"
         if not file.exists():
-            if any(self.path.iterdir()):
+            # What a run killed at its very beginning leaves is no other thing.
+            if any(not _is_of_beginning(place.name) for place in self.path.iterdir()):
                 raise PreconditionError(
                     f"{self.path} is not empty and holds no run", hint="Name a new folder for the run."
                 )
-            write_json(file, asked)
             write_json(self.path / "environment.json", environment())
+            write_json(file, asked)
             return
         there = _read_json(file)
         different = [
@@ -93,6 +94,10 @@ class RunFolder:
         if not self._metrics.exists():
             return []
         return [line for line in map(json.loads, self._lines()) if line["kind"] == kind]
+
+    def is_noted(self, step: int, kind: str) -> bool:
+        """Whether a note of that kind is there of a step."""
+        return any(note["step"] == step for note in self.notes(kind))
 
     def close(self) -> None:
         """Write out what TensorBoard still holds."""
@@ -148,6 +153,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def _is_of_beginning(name: str) -> bool:
+    return name == "environment.json" or (name.startswith(".") and name.endswith(".part"))
+
+
 def _differences(
     there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
@@ -170,7 +179,7 @@ def _board(folder: Path, step: int) -> Any:
             from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _processor() -> str:

@@ -153,7 +153,8 @@ def _check_range(what: str, value: int, least: int, most: int, why: str) -> None
     if not least <= value <= most:
         raise SettingsError(
             f"{what} is {value}; it must be {least} to {most}: {most} {why}",
-            hint="Choose a number in that range, or give more pictures.",
+            hint="Set batch.num_identities (P), batch.num_pictures (K) or batch.num_singles to a number in"
+            " that range, or give more pictures.",
         )
 
 

@@ -150,7 +150,11 @@ class FeatureLoader:
             rows = self._sampler.rows(step)
             views = None
             if self._is_drawn:
-                views = np.random.default_rng((self._seed, step)).integers(0, 2, len(rows))
+                # Of the whole batch, so that the parts of several ranks are what one process would draw.
+                drawn = np.random.default_rng((self._seed, step)).integers(
+                    0, 2, self._sampler.global_batch_size
+                )
+                views = drawn[self._sampler.first_place :][: len(rows)]
             yield Batch(step, self._features.take(rows, views), torch.from_numpy(self._labels[rows]))
 
     def close(self) -> None:

@@ -185,3 +185,17 @@ def test_metadata_override_threshold_and_mirror_and_wrong_ones_are_refused() -> 
             threshold_of(checkpoint_with(threshold=text), 0.4)
     with pytest.raises(WeightsError, match="mirror"):
         mirror_of(checkpoint_with(mirror="yes"), default=True)
+
+
+def test_the_same_weights_are_written_as_the_same_bytes(tmp_path: Path) -> None:
+    """Else each export would have a contract of its own."""
+    net = small_net()
+    metadata = {f"key {number}": f"value {number} ä" for number in range(20)}
+    written = set()
+    for number in range(4):
+        path = tmp_path / f"{number}.safetensors"
+        write_safetensors(path, net, metadata)
+        written.add(path.read_bytes())
+        assert read_checkpoint(path).metadata == metadata
+        assert all(torch.equal(t, net.state_dict()[name]) for name, t in read_checkpoint(path).state.items())
+    assert len(written) == 1

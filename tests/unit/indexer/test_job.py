@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def run(
     is_reread: bool = False,
     normalize: bool = False,
     replace: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Summary:
     settings = JobSettings(
         source=str(source), gallery=gallery, target=target.name, normalize=normalize, replace=replace
@@ -77,7 +78,7 @@ def run(
     rows = open_source(source, source.with_suffix(".txt") if source.suffix == ".npy" else None)
     assert isinstance(rows, VectorSource)
     with folder.locked(settings):
-        return Job(folder, settings, target, lambda _line: None).run(
+        return Job(folder, settings, target, say).run(
             rows,
             lambda: contract,
             GallerySettings(),
@@ -370,8 +371,26 @@ def test_a_replacement_whose_source_changed_fills_another_gallery(tmp_path: Path
         run(tmp_path, target, source)
         run(tmp_path, target, source, replace=True)
         write(source, unit_vectors(np.random.default_rng(9), 50, DIMENSION))
-        assert run(tmp_path, target, source, replace=True, contract=None).num_templates == 50
+        lines: list[str] = []
+        told = run(tmp_path, target, source, replace=True, contract=None, say=lines.append)
+        assert told.num_templates == 50
         assert num_templates(target, "people") == 50
+        assert lines[0].endswith("another gallery is filled")
+        write(source, unit_vectors(np.random.default_rng(10), 60, DIMENSION))
+        run(tmp_path, target, source, "others")
+        write(source, unit_vectors(np.random.default_rng(11), 70, DIMENSION))
+        lines.clear()
+        run(tmp_path, target, source, "others", say=lines.append)
+        assert lines[0].endswith("what is loaded stays")
+
+
+def test_what_is_read_of_a_file_makes_another_job(tmp_path: Path) -> None:
+    asked = {"source": "/s", "gallery": "g", "target": "t", "ids": "/i"}
+    plain = JobSettings(**asked)
+    # As it was before data sets of HDF5 were a part of it: who asks for none finds the old job again.
+    assert plain.id == "a725a11e7d99"
+    others = [JobSettings(**asked, images="x"), JobSettings(**asked, labels="x")]
+    assert len({one.id for one in [plain, *others]}) == 3
 
 
 def test_nothing_is_published_where_everything_was_refused(tmp_path: Path) -> None:

@@ -169,6 +169,22 @@ def test_what_was_killed_keeps_every_crop_and_so_does_another_gallery(
         assert crops(target) == found
 
 
+def test_a_killed_job_leaves_no_crop_where_the_next_gallery_keeps_none(
+    tmp_path: Path, people: Path, mapper: PictureMapper
+) -> None:
+    with opened(tmp_path) as target:
+        with pytest.raises(Killed):
+            run(tmp_path, Dying(tmp_path / "data", target.galleries), people, mapper)
+        (begun,) = target.galleries.infos()
+        crop = next(crop for crop in crops(target, begun.gallery_id).values() if crop)
+        assert len(files_with(tmp_path, crop)) > 1
+        target.galleries.delete(begun.gallery_id)
+        summary = run(tmp_path, target, people, mapper, GallerySettings())
+        assert summary.num_templates
+        assert all(one.crops == [] for one in outcomes(tmp_path, summary))
+        assert not files_with(tmp_path, crop)
+
+
 def test_crops_count_among_what_the_disk_must_hold(
     tmp_path: Path, people: Path, mapper: PictureMapper, monkeypatch: pytest.MonkeyPatch
 ) -> None:

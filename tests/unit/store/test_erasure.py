@@ -16,6 +16,7 @@ from engine.errors import (
 from engine.store import changes, records
 from engine.store.gallery_store import GalleryStore
 from engine.types import (
+    Enrollment,
     GallerySettings,
     Receipt,
     Vector,
@@ -70,6 +71,32 @@ class TestErasure:
         self.erase(store, "a", vectors=[VECTORS[0]])
         with store.read() as reader:
             assert [record.vector.tobytes() for _, record in reader.templates()] == [VECTORS[0].tobytes()]
+
+    def test_nothing_is_left_behind_values_that_take_a_page_of_their_own(self, store: GalleryStore) -> None:
+        """LMDB writes such a page out of memory that held another one before."""
+        names = [f"somebody {number:04}" for number in range(400)]
+        for number in range(0, len(names), 40):
+            answer = Receipt(bytes([number % 251]) * 32, b"b" * 32, lambda _: bytes(2500))
+            some = names[number : number + 40]
+            store.write(enrolling(*some, vector=VECTORS[number]), receipt=answer)
+            store.write(removing(*some[1:]))
+        self.erase(store, *names[::40], vectors=VECTORS[0 : len(names) : 40])
+        (file,) = store.folder.rglob("data.mdb")
+        content = file.read_bytes()
+        assert [name for name in names if name.encode() in content] == []
+
+    def test_an_attribute_that_many_share_is_copied(self, store: GalleryStore) -> None:
+        """More identities than LMDB holds in one page under one key."""
+        names = [f"e{number}" for number in range(1000)]
+        enrollments = [Enrollment(name, (), {"site": "here", "own": name}) for name in names]
+        store.write(lambda writer: changes.enroll(writer, enrollments, 0, 16))
+        self.erase(store, "e7")
+        store.close()
+        with raw_rows(store.folder / "store" / "2", "attributes") as rows:
+            keys = rows.keys()
+        shared = records.attribute_key("site", "here")
+        assert keys.count(shared) == len(names) - 1
+        assert len(set(keys)) == len(names)
 
     def test_a_vector_that_is_still_there_is_an_error_and_the_old_epoch_goes_on(
         self, store: GalleryStore

@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.errors import SettingsError
 from engine.trainer import distributed
+from engine.trainer.backbones import build_backbone, freeze
 from engine.trainer.distributed import ALONE, Ranks
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -71,3 +72,16 @@ def test_normalisation_that_learns_its_statistics_is_refused_without_cuda() -> N
     with pytest.raises(SettingsError, match="batch normalisation") as raised:
         distributed.shared(module, Ranks(0, 2), "cpu")
     assert "is_normalisation_frozen" in raised.value.hint
+
+
+def test_normalisation_that_is_frozen_is_not_synchronised() -> None:
+    backbone = build_backbone("mobilefacenet", seed=0)
+    freeze(backbone, 2)
+    distributed.synchronise(backbone.module)
+    backbone.module.train()
+    kept = [part for part in backbone.module.modules() if type(part) in {nn.BatchNorm1d, nn.BatchNorm2d}]
+    shared = [part for part in backbone.module.modules() if isinstance(part, nn.SyncBatchNorm)]
+    assert kept
+    assert shared
+    assert not any(part.training for part in kept)
+    assert all(part.training for part in shared)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +169,15 @@ def test_workers_of_a_killed_trainer_end(crops: CropSet, tmp_path: Path) -> None
         assert ended
     finally:
         os.close(worker)
+
+
+def test_ctrl_c_in_a_terminal_leaves_workers_at_their_work(crops: CropSet) -> None:
+    with Loader(crops, sampler_of(crops), SETTINGS, 1) as loader:
+        running = loader.batches(0, 1000)
+        next(running)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+        # More than lie ready: an ended worker would be missed.
+        assert [batch.step for batch in itertools.islice(running, 6)] == [1, 2, 3, 4, 5, 6]
+        assert worker.is_alive()

@@ -17,11 +17,14 @@ from engine.embedding.networks import load_network
 from engine.errors import InvalidInputError, PreconditionError, SettingsError, TrainingError, WeightsError
 from engine.trainer import checkpoint_files
 from engine.trainer.augment import NO_AUGMENTATION
+from engine.trainer.backbones import build_backbone
+from engine.trainer.export import export_safetensors
 from engine.trainer.learner import Learner
 from engine.trainer.loop import Data, Options, train
 from engine.trainer.objective_settings import ObjectiveSettings
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.settings import BatchSettings, NetworkSettings, OptimizerSettings, TrainSettings
+from engine.trainer.shipping import ship
 from tests.unit.trainer.faces import made_up_crops
 
 QUIET = Options(num_workers=0, is_bar_shown=False)
@@ -206,3 +209,46 @@ def test_augmentation_is_what_the_settings_say(tmp_path: Path) -> None:
     train(plain, settings_of(**few, augment=NO_AUGMENTATION), Data(LEARNT), QUIET)
     train(changed, settings_of(**few), Data(LEARNT), QUIET)
     assert plain.notes("train")[0]["loss"] != changed.notes("train")[0]["loss"]
+
+
+def test_a_run_killed_before_it_was_judged_is_judged_when_it_goes_on(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    train(run, settings_of(), DATA, QUIET)
+    expected, metrics = run.notes("validation"), tmp_path / "metrics.jsonl"
+    kept = [
+        line for line in metrics.read_text().splitlines() if "validation" not in line or '"step": 3' in line
+    ]
+    metrics.write_text("".join(f"{line}\n" for line in kept))
+    assert train(run, settings_of(), DATA, QUIET).is_done
+    assert run.notes("validation") == expected
+    assert f"| {expected[-1]['step']} |" in run.card.read_text()
+
+
+def test_what_is_refused_leaves_no_run_behind(tmp_path: Path) -> None:
+    few = Data(LEARNT, made_up_crops([3, 1, 1], seed=1))
+    with pytest.raises(InvalidInputError, match="1 of 3 people held out"):
+        train(RunFolder(tmp_path), settings_of(), few, QUIET)
+    large = settings_of(batch=BatchSettings(num_identities=50, num_pictures=2))
+    with pytest.raises(SettingsError, match="P, identities in a batch, is 50"):
+        train(RunFolder(tmp_path), large, DATA, QUIET)
+    assert train(RunFolder(tmp_path), settings_of(), DATA, QUIET).is_done
+
+
+def test_the_environment_tells_the_threads_that_were_asked_for(tmp_path: Path) -> None:
+    options = Options(num_threads=2, num_workers=0, is_bar_shown=False, stop_after_s=0.0)
+    train(RunFolder(tmp_path), settings_of(), DATA, options)
+    assert json.loads((tmp_path / "environment.json").read_text())["num_threads"] == 2
+
+
+def test_a_head_over_weights_of_another_place_is_finished_and_can_be_loaded(tmp_path: Path) -> None:
+    base = tmp_path / "elsewhere" / "network.safetensors"
+    base.parent.mkdir()
+    export_safetensors(build_backbone("dlib-resnet", seed=0), base)
+    run = RunFolder(tmp_path / "run")
+    network = NetworkSettings(name=f"head:{base}", is_residual=True)
+    train(run, settings_of(network=network, is_trunk_cached=False, num_steps=3), DATA, QUIET)
+    assert Embedder(load_network(str(run.network), "cpu")).embed(HELD.crops[:]).shape == (8, 128)
+    # Again: what is there already is no other run.
+    assert train(run, settings_of(network=network, is_trunk_cached=False, num_steps=3), DATA, QUIET).is_done
+    contract = ship(run, base.with_name("shipped.safetensors"))
+    assert contract.dimension == 128

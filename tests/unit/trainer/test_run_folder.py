@@ -66,3 +66,24 @@ def test_what_was_noted_after_the_checkpoint_goes_and_half_a_line_with_it(tmp_pa
     again.close()
     assert [note["loss"] for note in again.notes("train")] == [1.0, 2.0]
     assert [note["rank1"] for note in again.notes("validation")] == [0.5]
+
+
+def test_a_run_killed_at_its_very_beginning_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "environment.json").write_text("{}")
+    (tmp_path / ".settings.json.17.part").write_text('{"form')
+    run = RunFolder(tmp_path)
+    run.open(TrainSettings(), DATA)
+    assert run.settings() == (TrainSettings(), DATA)
+    assert "torch" in json.loads((tmp_path / "environment.json").read_text())["versions"]
+
+
+def test_tensorboard_drops_what_a_run_without_a_checkpoint_noted(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = RunFolder(tmp_path)
+        run.rewind(0)
+        run.note(1, {"loss": 0.5})
+        run.close()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1]

@@ -90,3 +90,20 @@ def test_batches_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
     both = next(iter(FeatureLoader(features, CROPS, sampler, 5, faces="template").batches(0, 1)))
     assert both.pixels.shape == (4, 2, 1)
     assert torch.equal(both.labels, torch.from_numpy(CROPS.labels[sampler.rows(0)]))
+
+
+def test_parts_of_ranks_are_the_batch_of_one(tmp_path: Path) -> None:
+    def give(crops: np.ndarray) -> np.ndarray:
+        means = crops.reshape(len(crops), -1).mean(axis=1).astype(np.float32)
+        return np.stack([means, -means], axis=1)[:, :, None]
+
+    features = trunk.keep_features(CROPS, give, "weights", tmp_path)
+
+    def batches(rank: int, num_ranks: int) -> list[torch.Tensor]:
+        sampler = PKSampler(CROPS.labels, 2, 2, 5, rank, num_ranks)
+        return [
+            batch.pixels for batch in FeatureLoader(features, CROPS, sampler, 5, faces="crop").batches(0, 8)
+        ]
+
+    for whole, first, second in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
+        assert torch.equal(whole, torch.cat([first, second]))
