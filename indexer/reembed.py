@@ -65,6 +65,8 @@ class Loss(enum.StrEnum):
     DAMAGED_CROP = "damaged_crop"
     BAD_VECTOR = "bad_vector"
     """The network makes no template of this crop."""
+    OVER_LIMIT = "over_limit"
+    """More than the gallery allows, since before its limit was lowered: those of lowest quality."""
     REFUSED = "refused"
     """By the new gallery."""
 
@@ -239,7 +241,11 @@ def _move(
         if there.get(identity.identity_id, -1) < sum(bool(template.crop) for template in templates)
     ]
     vectors = iter(embed([template.crop for _, templates in todo for template in templates]))
-    made = {identity.identity_id: [next(vectors) for _ in templates] for identity, templates in todo}
+    limit = new.settings.templates_per_identity_max
+    made = {
+        identity.identity_id: _within(limit, templates, [next(vectors) for _ in templates])
+        for identity, templates in todo
+    }
     enrollments = [
         _enrollment(identity, templates, made[identity.identity_id], with_crops=new.settings.keep_crops)
         for identity, templates in todo
@@ -256,6 +262,17 @@ def _move(
             yield Loser(identity.identity_id, len(templates), num_there, Loss.REFUSED)
         elif losses:
             yield Loser(identity.identity_id, len(templates), max(num_there, num_given), losses[0])
+
+
+def _within(
+    limit: int, templates: Sequence[StoredTemplate], made: Sequence[Vector | Loss]
+) -> list[Vector | Loss]:
+    """The same with all but the `limit` best lost: one too many, and a gallery refuses all of them."""
+    places = [place for place, one in enumerate(made) if not isinstance(one, Loss)]
+    # Of equal quality the oldest goes first, as where a gallery evicts: sorting is stable.
+    places.sort(key=lambda place: templates[place].quality)
+    lost = set(places[: max(0, len(places) - limit)])
+    return [Loss.OVER_LIMIT if place in lost else one for place, one in enumerate(made)]
 
 
 def _enrollment(

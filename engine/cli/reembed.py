@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cli.arguments import Verbs, add_json_option, address, gallery_name, seconds, similarity
+from engine.cli.arguments import (
+    UsageError,
+    Verbs,
+    add_json_option,
+    address,
+    gallery_name,
+    seconds,
+    similarity,
+)
 from engine.cli.index import opened_target
 from engine.cli.layout import count, print_json, print_lines
 from engine.errors import DataFolderError, PreconditionError
@@ -81,6 +89,8 @@ def _reembed(arguments: argparse.Namespace) -> None:
         raise DataFolderError(
             f"{arguments.data} is no data folder", hint="Give --data the folder of `identiface serve --data`."
         )
+    if arguments.alias == arguments.to:
+        raise UsageError("--alias and --to are one name: an alias is a second name, choose another one")
     with opened_target(arguments) as target:
         if arguments.alias is not None:
             check_alias(target, arguments.alias)

@@ -81,13 +81,25 @@ def add_verbs(verbs: Verbs) -> None:
         epilog=_EXPORT,
     )
     export.add_argument("run_folder", metavar="RUN", type=Path, help="folder of a finished run")
-    export.add_argument("--to", metavar="FILE", type=Path, required=True, help="a .safetensors file")
+    export.add_argument(
+        "--to",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="a .safetensors file; a name without a suffix: a folder with a small difference to dlib-resnet",
+    )
     export.add_argument("--onnx", metavar="FILE", type=Path, help="an .onnx file besides")
     export.add_argument(
         "--threshold",
         metavar="SIMILARITY",
         type=similarity,
         help="default similarity of its contract (default: that of the weights it started from)",
+    )
+    export.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="whether templates take the mirrored face in, for twice the time (default: as in the weights it"
+        " started from)",
     )
     export.set_defaults(run=_export)
 
@@ -276,7 +288,11 @@ def _export(arguments: argparse.Namespace) -> None:
     from engine.trainer.shipping import ship
 
     contract = ship(
-        RunFolder(arguments.run_folder), arguments.to, onnx=arguments.onnx, threshold=arguments.threshold
+        RunFolder(arguments.run_folder),
+        arguments.to,
+        onnx=arguments.onnx,
+        threshold=arguments.threshold,
+        mirror=arguments.mirror,
     )
     rows = [("network", str(arguments.to)), *([("ONNX", str(arguments.onnx))] if arguments.onnx else [])]
     rows += [

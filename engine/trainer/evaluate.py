@@ -227,9 +227,11 @@ def judge_pairs(pairs: PairSet, similarities: Similarities, num_not_detected: in
 
 def compared_pairs(pairs: PairSet, similarities: Similarities) -> ComparedPairs:
     """Give pairs with their people, for rates by group and intervals over people."""
-    first = np.array([pair.first.parent.name for pair in pairs.pairs])
-    second = np.array([pair.second.parent.name for pair in pairs.pairs])
-    return ComparedPairs(similarities, pairs.is_same, first, second)
+    names = [[pair.first.parent.name, pair.second.parent.name] for pair in pairs.pairs]
+    people, places = np.unique(names, return_inverse=True)
+    # One row a pair: older versions of numpy give the places in one line.
+    places = places.reshape(-1, 2)
+    return ComparedPairs(similarities, pairs.is_same, people, places[:, 0], places[:, 1])
 
 
 def _per_person(pairs: Sequence[Pair], is_correct: NDArray[np.bool_]) -> float:

@@ -138,7 +138,8 @@ def judge_verification_groups(
     """Count each group's rates at the thresholds of `report`; groups without any pair are left out."""
     found = []
     for attribute, value, people in _each(groups):
-        is_in = _is_in(compared.first, people) & _is_in(compared.second, people)
+        is_of = _is_in(compared.people, people)
+        is_in = is_of[compared.first_places] & is_of[compared.second_places]
         if not is_in.any():
             continue
         part = compared.subset(is_in)
@@ -147,7 +148,7 @@ def judge_verification_groups(
             VerificationGroup(
                 attribute=attribute,
                 value=value,
-                num_people=len(np.unique(np.concatenate([part.first, part.second]))),
+                num_people=int(part.is_seen.sum()),
                 num_mated_pairs=mated.size,
                 num_non_mated_pairs=non_mated.size,
                 tar={name: _accepted(mated, edge) for name, edge in report.thresholds.items()},

@@ -42,10 +42,12 @@ def plot_verification(networks: Mapping[str, ComparedPairs], folder: Path) -> tu
         axes.set(xlabel="false accept rate", ylabel="true accept rate", title="Verification: ROC")
 
     def det(axes: Any) -> None:
+        low = _edge(1.0 - tar for _, tar in curves.values())
+        left = _edge(far for far, _ in curves.values())
         for name, (far, tar) in curves.items():
-            axes.step(far, np.maximum(1.0 - tar, RATE_MIN), where="post", label=name)
-        axes.set(xscale="log", yscale="log", xlim=(_edge(far for far, _ in curves.values()), 1.0))
-        axes.set(ylim=(_edge(1.0 - tar for _, tar in curves.values()), 1.0))
+            errors = np.maximum(1.0 - tar, low)
+            axes.step(np.maximum(far, left), errors, where="post", label=name, clip_on=False, zorder=3)
+        axes.set(xscale="log", yscale="log", xlim=(left, 1.0), ylim=(low, 1.0))
         axes.set(xlabel="false accept rate", ylabel="false reject rate", title="Verification: DET")
 
     return _draw(folder, {"roc.png": roc, "det.png": det}, has_legend=len(networks) > 1)
@@ -71,10 +73,18 @@ def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Pat
     curves = {name: open_set_curve(measured) for name, measured in networks.items() if measured.tops.size}
 
     def det(axes: Any) -> None:
+        low = _edge(fnir for _, fnir in curves.values())
+        left = _edge(fpir for fpir, _ in curves.values())
         for name, (fpir, fnir) in curves.items():
-            axes.step(fpir, np.maximum(fnir, RATE_MIN), where="post", label=name)
-        axes.set(xscale="log", yscale="log", xlim=(_edge(fpir for fpir, _ in curves.values()), 1.0))
-        axes.set(ylim=(_edge(fnir for _, fnir in curves.values()), 1.0))
+            axes.step(
+                np.maximum(fpir, left),
+                np.maximum(fnir, low),
+                where="post",
+                label=name,
+                clip_on=False,
+                zorder=3,
+            )
+        axes.set(xscale="log", yscale="log", xlim=(left, 1.0), ylim=(low, 1.0))
         axes.set(xlabel="FPIR", ylabel="FNIR, rank 1", title=f"Open set: DET, N = {sizes}")
 
     if curves:
@@ -86,8 +96,9 @@ def open_set_curve(measured: OpenSetSimilarities) -> tuple[Similarities, Similar
     """Give all operating points of an open set as FPIR and FNIR, float64[p] each, FPIR rising from 0."""
     tops = np.sort(measured.tops)
     edges = np.unique(tops[np.isfinite(tops)])[::-1]
-    # The first point accepts no stranger, each further one those of one more similarity.
-    thresholds = np.concatenate([np.nextafter(edges[:1], np.inf), edges])
+    # As low as a rate of strangers allows, like those of engine.metrics.fnir_at_fpir: the first point is just
+    # above all strangers, each further one just above those of the next similarity.
+    thresholds = np.append(np.nextafter(edges, np.inf), np.finfo(np.float64).min)
     fpir = (tops.size - np.searchsorted(tops, thresholds, side="left")) / tops.size
     own = np.sort(measured.mated[measured.ranks == 1])
     num_hits = own.size - np.searchsorted(own, thresholds, side="left")

@@ -45,10 +45,29 @@ class ComparedPairs:
     """float64[p]; NO_TEMPLATE where one of the two has no template."""
     is_same: NDArray[np.bool_]
     """bool[p], whether both are of one person."""
-    first: Labels
-    """[p], whose the first is."""
-    second: Labels
-    """[p], whose the second is; equal to `first` where `is_same`."""
+    people: Labels
+    """[q], names of people, each once."""
+    first_places: NDArray[np.integer]
+    """int[p], place in `people` of whose the first is: names of millions of pairs would fill the memory."""
+    second_places: NDArray[np.integer]
+    """int[p], of whose the second is; equal to `first_places` where `is_same`."""
+
+    @property
+    def first(self) -> Labels:
+        """[p], whose the first is."""
+        return self.people[self.first_places]
+
+    @property
+    def second(self) -> Labels:
+        """[p], whose the second is."""
+        return self.people[self.second_places]
+
+    @property
+    def is_seen(self) -> NDArray[np.bool_]:
+        """bool[q], whether a pair holds that person."""
+        seen = np.zeros(len(self.people), dtype=np.bool_)
+        seen[self.first_places] = seen[self.second_places] = True
+        return seen
 
     @property
     def mated(self) -> Similarities:
@@ -62,7 +81,13 @@ class ComparedPairs:
 
     def subset(self, rows: NDArray[np.bool_]) -> ComparedPairs:
         """Keep the marked pairs."""
-        return ComparedPairs(self.similarities[rows], self.is_same[rows], self.first[rows], self.second[rows])
+        return dataclasses.replace(
+            self,
+            similarities=self.similarities[rows],
+            is_same=self.is_same[rows],
+            first_places=self.first_places[rows],
+            second_places=self.second_places[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +149,17 @@ def compare_all(
     is_empty: NDArray[np.bool_] = np.asarray(~rows.any(axis=1))
     similarities = (rows @ rows.T)[first, second]
     similarities[is_empty[first] | is_empty[second]] = metrics.NO_TEMPLATE
-    is_same: NDArray[np.bool_] = np.asarray(of[first] == of[second])
-    compared = ComparedPairs(similarities, is_same, of[first], of[second])
+    people, inverse = np.unique(of, return_inverse=True)
+    places = inverse.astype(np.int32)
+    first_places, second_places = places[first], places[second]
+    compared = ComparedPairs(similarities, first_places == second_places, people, first_places, second_places)
+    place_of = {name: place for place, name in enumerate(people.tolist())}
     keep = np.ones(len(similarities), dtype=np.bool_)
     for one, other in same:
-        if one != other:
-            keep[(compared.first == one) & (compared.second == other)] = False
-            keep[(compared.first == other) & (compared.second == one)] = False
+        if one != other and one in place_of and other in place_of:
+            a, b = place_of[one], place_of[other]
+            keep[(first_places == a) & (second_places == b)] = False
+            keep[(first_places == b) & (second_places == a)] = False
     return compared if keep.all() else compared.subset(keep)
 
 
@@ -141,11 +170,11 @@ def judge_verification(compared: ComparedPairs, fars: Mapping[str, float] = FARS
     """
     mated, non_mated = compared.mated, compared.non_mated
     points = dict(zip(fars, metrics.tar_at_far(mated, non_mated, list(fars.values())), strict=True))
-    people = compared.first[compared.is_same]
+    people = compared.first_places[compared.is_same]
     return VerificationReport(
         num_mated_pairs=mated.size,
         num_non_mated_pairs=non_mated.size,
-        num_people=len(np.unique(np.concatenate([compared.first, compared.second]))),
+        num_people=int(compared.is_seen.sum()),
         mean_squared_distance_mated=_mean_squared_distance(mated),
         mean_squared_distance_non_mated=_mean_squared_distance(non_mated),
         auc=metrics.auc(mated, non_mated),
@@ -171,12 +200,13 @@ def bootstrap_verification(
     InvalidInputError where there are no such pairs at all.
     """
     report = judge_verification(compared, fars)
-    people, places = np.unique(np.concatenate([compared.first, compared.second]), return_inverse=True)
-    fitted = _Fitted(compared, places[: len(compared.first)], places[len(compared.first) :])
+    is_seen = compared.is_seen
+    places = np.cumsum(is_seen) - 1
+    fitted = _Fitted(compared, places[compared.first_places], places[compared.second_places])
     rates = np.array(
         [
             found
-            for chunk in draws(len(people), settings)
+            for chunk in draws(int(is_seen.sum()), settings)
             for drawn in chunk
             if (found := fitted.rates(drawn, list(fars.values()))) is not None
         ]

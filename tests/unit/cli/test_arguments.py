@@ -126,7 +126,7 @@ FLAGS = {
         "--help",
         *FACE,
     },
-    "train export": {"--to", "--onnx", "--threshold", "--help"},
+    "train export": {"--to", "--onnx", "--threshold", "--mirror", "--no-mirror", "--help"},
     "project": {
         "--model",
         "--data",

@@ -138,3 +138,12 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixt
         main(["reembed", *arguments])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_alias_of_the_new_gallerys_own_name_is_refused_before_the_work(
+    data: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move = ["reembed", "old", "--to", "new", "--alias", "new", "--data", str(data), "--model", str(weights)]
+    assert main(move) == 2
+    assert "are one name" in capsys.readouterr().err
+    assert named(data, "new") == ""

@@ -334,3 +334,19 @@ def test_crops_are_committed_by_their_bytes(
 
 def test_an_empty_gallery_is_moved(target: LocalTarget, embed: CropEmbedder) -> None:
     assert move(target, embed) == Moved("new", 0, 0, 0, [])
+
+
+def test_of_templates_over_a_lowered_limit_the_best_are_moved(
+    target: LocalTarget, embed: CropEmbedder
+) -> None:
+    enroll(target, "old", Enrollment("ada", tuple(template(number) for number in (3, 0, 2, 1))))
+    gallery = target.galleries.get("old")
+    gallery.update(templates_per_identity_max=2, threshold=None, clear_threshold=False)
+    for _ in range(2):
+        moved = move(target, embed)
+        assert [(one.num_templates, one.num_moved, one.reason) for one in moved.losers] == [
+            (4, 2, Loss.OVER_LIMIT)
+        ]
+        assert moved.in_need == []
+        ((_, templates),) = next(iter(target.pages("new")))
+        assert sorted(one.source for one in templates) == ["2.jpg", "3.jpg"]

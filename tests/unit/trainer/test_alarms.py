@@ -81,3 +81,17 @@ def test_figures_are_read_at_once() -> None:
     figures = {"loss": torch.tensor(0.5), "num_triplets": torch.tensor(3)}
     assert alarms.plain(figures) == {"loss": 0.5, "num_triplets": 3.0}
     assert alarms.plain({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_short"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("not enough memory"), False),
+    ],
+)
+def test_words_of_short_memory_are_known(error: Exception, is_short: bool) -> None:
+    assert alarms.is_out_of_memory(error) is is_short

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.embedding import delta, dlib_resnet, inception_resnet, mobilefacenet
+from engine.embedding import delta, dlib_resnet, inception_resnet, mobilefacenet, networks
 from engine.embedding.checkpoints import sha256_of_state, write_safetensors
 from engine.embedding.embed import Embedder
 from engine.embedding.mapped_network import MappedNetwork, write_mapped
 from engine.embedding.networks import load_network
 from engine.errors import SettingsError, WeightsError
 from engine.trainer.backbones import Backbone, as_network, base_vectors, build_backbone, freeze
+from engine.trainer.export import export_safetensors
 
 SPECS = (
     "dlib-resnet",
@@ -262,3 +263,17 @@ def test_specs_and_options_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=said):
         build_backbone(spec, seed=1, **options)  # type: ignore[arg-type]
+
+
+def test_what_was_trained_on_from_a_shipped_delta_is_read_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "network.safetensors"
+    trained = build_backbone("dlib-resnet", seed=3, is_from_scratch=True)
+    export_safetensors(trained, path)
+    # As `train export` asks for it where network.name is the delta's.
+    monkeypatch.setattr(networks, "CONTRACTS", {"dlib-resnet-tuned": networks.ARCHITECTURES["dlib-resnet"]})
+    again = build_backbone("dlib-resnet-tuned", seed=0, checkpoint=path)
+    assert again.name == "dlib-resnet"
+    expected = trained.module.state_dict()
+    assert all(torch.equal(values, expected[name]) for name, values in again.module.state_dict().items())

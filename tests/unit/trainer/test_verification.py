@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -32,8 +33,7 @@ def compared(rng: np.random.Generator) -> ComparedPairs:
     vectors = np.random.default_rng(1).normal(size=(12, 5))[labels] + rng.normal(size=(len(labels), 5))
     vectors[7] = 0.0
     pairs = compare_all(vectors, labels)
-    rounded = np.round(pairs.similarities, 1)
-    return ComparedPairs(rounded, pairs.is_same, pairs.first, pairs.second)
+    return dataclasses.replace(pairs, similarities=np.round(pairs.similarities, 1))
 
 
 def test_each_two_rows_are_compared_once(rng: np.random.Generator) -> None:
