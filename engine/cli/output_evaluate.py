@@ -54,7 +54,7 @@ def pairs_lines(evaluation: PairsEvaluation, conditions: Mapping[str, Any], not_
         for name, tar in rates.tar_at_far.items():
             mean = rates.tar_at_far_per_person[name]
             told = f"{tar:.2%}{_range(between[name])}, mean of people {mean:.2%}"
-            rows.append((f"TAR at FAR {name}", f"{told}, threshold {rates.thresholds[name]:.4f}"))
+            rows.append((f"TAR at FAR {name}", f"{told}, {_threshold(rates.thresholds[name], '.4f')}"))
         rows.append(("balanced accuracy", f"{rates.best_balanced_accuracy:.2%} at its own best threshold"))
         lines = table(("", ""), [*rows, *_conditions(conditions, not_detected)])
     return [
@@ -84,7 +84,9 @@ def identification_lines(evaluation: IdentificationEvaluation) -> list[str]:
         rows.append(("strangers", strangers))
     for point in report.points:
         told = f"{point.fnir:.2%}{_range(intervals.fnir_at_fpir[point.fpir_target])}"
-        told += f", mean of people {point.fnir_per_person:.2%}, threshold {point.threshold:.6f}"
+        told += f", mean of people {point.fnir_per_person:.2%}, {_threshold(point.threshold, '.6f')}"
+        if point.fpir_target * report.num_strangers < 1.0:
+            told += "; too few strangers: as of FPIR 0"
         rows.append((f"FNIR at FPIR {point.fpir_target:g}", told))
     rows += _conditions(evaluation.conditions, evaluation.not_detected)
     return [
@@ -108,6 +110,11 @@ def _conditions(told: Mapping[str, Any], not_detected: int) -> list[Row]:
 
 def _range(interval: Interval | None, form: str = ".2%") -> str:
     return "" if interval is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def _threshold(value: float, form: str) -> str:
+    """Say where answers are divided: no similarity is below -1, and such a threshold keeps out nobody."""
+    return f"threshold {value:{form}}" if value >= -1.0 else "at any threshold"
 
 
 def _resampled(settings: BootstrapSettings) -> list[str]:

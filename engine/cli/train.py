@@ -27,7 +27,7 @@ the same weights, bit by bit, as if nothing had happened (same machine, threads 
 GPUs or processes: torchrun --nproc-per-node N -m engine.cli train run RUN ...
 
 examples:
-  identiface train run runs/mine --data people/ --recipe dlib-resnet-tail
+  identiface train run runs/mine --data people/ --recipe dlib-resnet-ft1
   identiface train run runs/new --data people/ --set network.name=mobilefacenet --set num_steps=2000
   tensorboard --logdir runs/mine
 """
@@ -148,7 +148,7 @@ def _add_machine(run: argparse.ArgumentParser) -> None:
         "--threads",
         metavar="N",
         type=lambda text: whole(text, 1, THREADS_MAX),
-        default=len(os.sched_getaffinity(0)),
+        default=max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
         help="CPU threads of torch; a resumed run must have as many (default: %(default)s, the cores here)",
     )
     run.add_argument(
@@ -215,12 +215,12 @@ def _settings(arguments: argparse.Namespace) -> TrainSettings:
 
     values = read_recipe(arguments.recipe) if arguments.recipe else {}
     for text in arguments.set:
-        values = config.merge(values, _one_setting(text))
+        values = config.merge(values, one_setting(text))
     return config.build(TrainSettings, values)
 
 
-def _one_setting(text: str) -> dict[str, Any]:
-    """KEY=VALUE as TOML reads it; a value that is no TOML is a text."""
+def one_setting(text: str) -> dict[str, Any]:
+    """Read KEY=VALUE as TOML does; a value that is no TOML is a text. Raises UsageError."""
     key, equals, value = text.partition("=")
     if not key.strip() or not equals:
         raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
@@ -247,7 +247,10 @@ def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -
     wanted = read_names(arguments.people) if arguments.people else ()
     judged = read_names(arguments.validate_people) if arguments.validate_people else ()
     same = read_errata(arguments.errata) if arguments.errata else ()
-    crops = merge_identities(_crops(arguments, settings, device), same)
+    crops = _crops(arguments, settings, device)
+    _tell_missing("--people", wanted, crops)
+    _tell_missing("--validate-people", judged, crops)
+    crops = merge_identities(crops, same)
     held = None
     if judged:
         crops, held = hold_out(crops, judged)
@@ -256,6 +259,12 @@ def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -
     if not judged and settings.validation_share:
         crops, held = split_identities(crops, settings.validation_share, settings.seed)
     return Data(crops, held)
+
+
+def _tell_missing(flag: str, names: tuple[str, ...], crops: CropSet) -> None:
+    missing = sorted(set(names) - set(crops.identities))
+    if missing:
+        sys.stderr.write(f"{len(missing):,} names of {flag} have no face in SOURCE, as {missing[0]}\n")
 
 
 def _only(crops: CropSet, names: tuple[str, ...]) -> CropSet:

@@ -164,7 +164,9 @@ def describe(crops: CropSet, refusals: Sequence[Refused] = ()) -> str:
     num_single = int((crops.counts == 1).sum())
     text = f"{len(crops):,} crops {crops.alignment} of {crops.num_identities:,} identities"
     if num_single:
-        text += f", {num_single:,} of them with one picture only, which serve as negatives"
+        text += (
+            f", {num_single:,} of them with one picture only, of use as negatives alone (batch.num_singles)"
+        )
     if refusals:
         reasons = Counter(refusal.reason for refusal in refusals)
         told = ", ".join(f"{num:,} {reason}" for reason, num in sorted(reasons.items()))

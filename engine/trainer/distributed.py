@@ -7,6 +7,7 @@ DistributedDataParallel then averages over processes, so `gather` multiplies by 
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ class Ranks:
 
 
 ALONE = Ranks()
+PATIENCE = dt.timedelta(hours=6)
+"""How long processes wait for the first, which validates and makes files alone."""
 
 
 def join(device: str) -> Ranks:
@@ -54,7 +57,7 @@ def join(device: str) -> Ranks:
         return ALONE
     if device == "cuda":
         torch.cuda.set_device(local_rank)
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     return ranks
 
 

@@ -87,6 +87,7 @@ class Learner:
         ]
         self.optimizer = _optimizer(self.faces, self.objective, settings.optimizer)
         self.average = [p.detach().clone() for p in self.faces.parameters()]
+        self._start = [p.clone() for p in self.average]
 
     def forward_backward(self, pixels: Tensor, labels: Tensor, step: int) -> Figures:
         """Take the loss of all processes' batch and leave its gradients; the weights stay."""
@@ -109,9 +110,11 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        # Else the average of a short run would be mostly its start.
+        decay = min(self.settings.optimizer.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for kept, now in zip(self.average, self.faces.parameters(), strict=True):
-                kept.lerp_(now, 1.0 - self.settings.optimizer.ema_decay)
+                kept.lerp_(now, 1.0 - decay)
         return rate
 
     def does_fit(self, num_pictures: int, pixels: Tensor) -> bool:
@@ -128,8 +131,10 @@ class Learner:
         return True
 
     def averaged(self) -> Averaged:
-        """Have the moving average in the network's place within a `with`."""
-        return Averaged(self)
+        """Have what is shipped in the network's place within a `with`: the average, drawn to the start."""
+        share = self.settings.optimizer.start_share
+        values = [torch.lerp(a, b, share) for a, b in zip(self.average, self._start, strict=True)]
+        return Averaged(self.faces, values)
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""
@@ -151,25 +156,24 @@ class Learner:
 
 
 class Averaged:
-    """Puts the moving average into the network and, on leaving, the weights back; evaluation mode inside."""
+    """Puts weights into a network and, on leaving, its own back; evaluation mode inside."""
 
-    def __init__(self, learner: Learner):
-        self._learner = learner
+    def __init__(self, faces: nn.Module, values: list[Tensor]):
+        self._faces, self._values = faces, values
         self._kept: list[Tensor] = []
 
     def __enter__(self) -> nn.Module:
-        faces: nn.Module = self._learner.faces
-        self._kept = [p.detach().clone() for p in faces.parameters()]
-        self._put(self._learner.average)
-        return faces.eval()
+        self._kept = [p.detach().clone() for p in self._faces.parameters()]
+        self._put(self._values)
+        return self._faces.eval()
 
     def __exit__(self, *_: object) -> None:
         self._put(self._kept)
-        self._learner.faces.train()
+        self._faces.train()
 
     def _put(self, values: list[Tensor]) -> None:
         with torch.no_grad():
-            for now, value in zip(self._learner.faces.parameters(), values, strict=True):
+            for now, value in zip(self._faces.parameters(), values, strict=True):
                 now.copy_(value)
 
 

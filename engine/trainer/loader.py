@@ -209,6 +209,6 @@ def _upload(crops: CropSet, device: torch.device) -> Tensor:
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(
             f"{len(crops):,} crops take {crops.crops.nbytes / 2**20:,.0f} MiB on device {device}: {error}",
-            hint="Leave them in files with workers to load them, or take fewer or smaller crops.",
+            hint="Train on fewer people, or on a device with more memory.",
         ) from error
     return pixels

@@ -126,8 +126,18 @@ def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options)
     # Before anything is written: what is refused leaves no folder that other settings would not fit.
     _check(backbone, settings, data, ranks)
     if ranks.is_first:
-        run.open(settings, data.described())
+        run.open(settings, {**data.described(), "start": _digest(backbone)})
     distributed.wait(ranks)
+    try:
+        return _train(run, backbone, settings, data, options)
+    finally:
+        run.close()
+
+
+def _train(
+    run: RunFolder, backbone: Backbone, settings: TrainSettings, data: Data, options: Options
+) -> Ended:
+    ranks = options.ranks
     learner, loader = _parts(run, backbone, settings, data, options)
     watch = Alarms()
     step = _resume(run, learner, watch, options)
@@ -155,13 +165,18 @@ def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options)
     finally:
         loader.close()
         progress.close()
-        run.close()
     if step < settings.num_steps:
         return Ended(step, is_done=False, network=None)
     if ranks.is_first:
         _finish(run, learner, backbone, settings, data)
     distributed.wait(ranks)
     return Ended(step, is_done=True, network=run.network)
+
+
+def _digest(backbone: Backbone) -> str:
+    """Of the weights that training starts from, those below a head with them."""
+    base = backbone.base.weights_sha256 if backbone.base else ""
+    return sha256_of_state(backbone.module.state_dict()) + base
 
 
 def backbone_of(settings: TrainSettings, weights: Path | None = None) -> Backbone:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -19,7 +20,7 @@ import platform
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import torch
@@ -30,6 +31,8 @@ from engine.trainer.settings import TrainSettings
 
 PACKAGES = ("identiface", "torch", "numpy", "facenet-pytorch", "pytorch-metric-learning", "timm")
 FORMAT = 1
+LOCK = ".lock"
+"""In a run's folder; held while a process trains there."""
 
 
 class RunFolder:
@@ -43,6 +46,7 @@ class RunFolder:
         self.card = path / "model-card.md"
         self._metrics = path / "metrics.jsonl"
         self._board: Any = None
+        self._lock: IO[str] | None = None
 
     def open(self, settings: TrainSettings, data: Mapping[str, Any]) -> None:
         """Begin a run here, or go on with the one that is.
@@ -59,19 +63,34 @@ class RunFolder:
                 raise PreconditionError(
                     f"{self.path} is not empty and holds no run", hint="Name a new folder for the run."
                 )
+            self._take()
             write_json(self.path / "environment.json", environment())
             write_json(file, asked)
             return
+        self._take()
         there = _read_json(file)
         different = [
             f"{key} was {there_value!r}, now {asked_value!r}"
             for key, there_value, asked_value in _differences(there, json.loads(json.dumps(asked)))
         ]
         if different:
+            self.close()
             raise PreconditionError(
                 f"{self.path} holds another run: {'; '.join(different)}",
                 hint="Name a new folder, or give the settings and data of the run that is there.",
             )
+
+    def _take(self) -> None:
+        """Hold the folder until `close` or the process's end: two would spoil each other's files."""
+        if self._lock is None:
+            self._lock = (self.path / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise PreconditionError(
+                f"another process trains in {self.path}", hint="Wait for it, or name another folder."
+            ) from error
 
     def rewind(self, step: int) -> None:
         """Drop what was noted after `step`: the run goes on from there."""
@@ -100,10 +119,13 @@ class RunFolder:
         return any(note["step"] == step for note in self.notes(kind))
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds."""
+        """Write out what TensorBoard still holds, and let the folder go."""
         if self._board is not None:
             self._board.close()
             self._board = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def settings(self) -> tuple[TrainSettings, dict[str, Any]]:
         """Settings of the run that is here, and its data described. Raises SettingsError where none is."""
@@ -154,7 +176,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _is_of_beginning(name: str) -> bool:
-    return name == "environment.json" or (name.startswith(".") and name.endswith(".part"))
+    return name in {"environment.json", LOCK} or (name.startswith(".") and name.endswith(".part"))
 
 
 def _differences(

@@ -73,8 +73,12 @@ class OptimizerSettings(Settings, frozen=True, kw_only=True):
     final_share: Share = 0.0
     clip_norm: Annotated[float, msgspec.Meta(ge=0.0)] = 1.0
     """Largest length of the gradient; 0: no limit."""
+    start_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
+    """Share of the weights that training started from in what is validated and shipped: fine-tuned networks
+    forget less so (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3); 0: none."""
     ema_decay: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
-    """What is validated and shipped is the moving average of the weights with this decay; 0: the weights."""
+    """What is validated and shipped is the moving average of the weights with this decay, less in the first
+    steps; 0: the weights."""
 
 
 class TrainSettings(Settings, frozen=True, kw_only=True):
@@ -107,3 +111,9 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
             )
         if self.is_trunk_cached and not self.network.num_trainable_stages:
             raise SettingsError("is_trunk_cached needs frozen stages: set network.num_trainable_stages")
+        is_kept = self.is_trunk_cached or self.network.name.partition(":")[0] == "head"
+        if is_kept and self.augment != AugmentSettings():
+            raise SettingsError(
+                "augment is given, but what frozen stages give is kept, and only mirroring is left",
+                hint="Leave augment out, or set is_trunk_cached to false where it is set.",
+            )

@@ -21,6 +21,8 @@ from engine.types import Vectors
 FPIRS = (0.1, 0.01)
 PAIRS_MAX = 200_000
 """Mated and non-mated pairs that verification is judged by, each; more are drawn down by seed."""
+PAIRED_MAX = 4000
+"""Crops whose pairs are looked at; of more, so many are drawn by seed. Bounds memory to some 200 MB."""
 EMBED_CROPS = 64
 
 Embed = Callable[[NDArray[np.uint8]], Vectors]
@@ -82,9 +84,13 @@ def _pairs(
     templates: Vectors, labels: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Similarities of mated and non-mated pairs, at most PAIRS_MAX of each."""
+    rng = np.random.default_rng(seed)
+    if len(labels) > PAIRED_MAX:
+        # Whole people, so that mated pairs stay: strangers' pairs are many in any case.
+        order = np.argsort(rng.permutation(labels.max() + 1)[labels], kind="stable")[:PAIRED_MAX]
+        templates, labels = templates[order], labels[order]
     first, second = np.triu_indices(len(labels), k=1)
     is_same = labels[first] == labels[second]
-    rng = np.random.default_rng(seed)
 
     def drawn(kind: NDArray[np.bool_]) -> NDArray[np.float64]:
         places = np.flatnonzero(kind)

@@ -55,12 +55,14 @@ class ComparedPairs:
     @property
     def first(self) -> Labels:
         """[p], whose the first is."""
-        return self.people[self.first_places]
+        names: Labels = self.people[self.first_places]
+        return names
 
     @property
     def second(self) -> Labels:
         """[p], whose the second is."""
-        return self.people[self.second_places]
+        names: Labels = self.people[self.second_places]
+        return names
 
     @property
     def is_seen(self) -> NDArray[np.bool_]:
@@ -169,6 +171,11 @@ def judge_verification(compared: ComparedPairs, fars: Mapping[str, float] = FARS
     Raises InvalidInputError where there is no mated or no non-mated pair.
     """
     mated, non_mated = compared.mated, compared.non_mated
+    if mated.size == 0 or non_mated.size == 0:
+        raise InvalidInputError(
+            f"{mated.size:,} pairs of one person and {non_mated.size:,} of two: give pictures of two people"
+            " or more, and two or more of one of them"
+        )
     points = dict(zip(fars, metrics.tar_at_far(mated, non_mated, list(fars.values())), strict=True))
     people = compared.first_places[compared.is_same]
     return VerificationReport(

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,3 +105,16 @@ def test_wrong_flags_are_wrong_usage(line: str, capsys: pytest.CaptureFixture[st
         main(["evaluate", *line.split()])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_lines_say_what_too_few_or_faceless_strangers_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "v.npy", np.vstack([np.eye(8)[[0, 0, 1, 1]], np.zeros((4, 8))]))
+    (tmp_path / "l.csv").write_text("a\na\nb\nb\nc\nd\nc\nd\n")
+    (tmp_path / "who").write_text("a\nb\n")
+    line = f"open-set --vectors {tmp_path}/v.npy --labels {tmp_path}/l.csv --enrolled {tmp_path}/who"
+    assert main(["evaluate", *line.split(), "--fpir", "0.3", "0.01", "--resamples", "20"]) == 0
+    enough, few = (row for row in capsys.readouterr().out.splitlines() if row.startswith("FNIR"))
+    assert enough.endswith("at any threshold")
+    assert few.endswith("at any threshold; too few strangers: as of FPIR 0")

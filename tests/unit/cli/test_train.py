@@ -71,7 +71,7 @@ def test_a_network_is_trained_exported_and_served_by_its_path(
     told = capsys.readouterr()
     answer = json.loads(told.out)
     assert (answer["step"], answer["is_done"]) == (4, True)
-    assert "2 of them with one picture only, which serve as negatives" in told.err
+    assert "2 of them with one picture only, of use as negatives alone" in told.err
     assert "1 pictures refused: 1 undecodable" in told.err
     target = tmp_path / "mine.safetensors"
     assert main(["train", "export", str(tmp_path / "run"), "--to", str(target), "--threshold", "0.9"]) == 0

@@ -80,7 +80,7 @@ class TestErasure:
             some = names[number : number + 40]
             store.write(enrolling(*some, vector=VECTORS[number]), receipt=answer)
             store.write(removing(*some[1:]))
-        self.erase(store, *names[::40], vectors=VECTORS[0 : len(names) : 40])
+        self.erase(store, *names[::40], vectors=list(VECTORS[0 : len(names) : 40]))
         (file,) = store.folder.rglob("data.mdb")
         content = file.read_bytes()
         assert [name for name in names if name.encode() in content] == []

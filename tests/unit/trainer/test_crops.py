@@ -168,7 +168,7 @@ def test_crops_are_those_of_our_pipeline(
         (face,) = choose(faces, FaceChoice.CENTRE, *picture.shape[1::-1])
         assert np.array_equal(crops.crops[row], align(picture, face.keypoints, ARCFACE))
         assert crops.identities[crops.labels[row]] == Path(key).parent.name
-    assert "with one picture only, which serve as negatives" in capsys.readouterr().err
+    assert "with one picture only, of use as negatives alone" in capsys.readouterr().err
     assert not (tmp_path / "cache" / ARCFACE.name / "parts").exists()
 
 

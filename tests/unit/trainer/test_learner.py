@@ -101,8 +101,29 @@ def test_the_average_follows_the_weights_by_its_decay_and_is_what_is_shown() -> 
     training.forward_backward(*batch(), 0)
     training.move(0)
     moved = weights.detach().clone()
+    expected = 0.1 * start + 0.9 * moved
     with training.averaged():
-        torch.testing.assert_close(weights.detach(), 0.75 * start + 0.25 * moved)
+        torch.testing.assert_close(weights.detach(), expected)
+    assert torch.equal(weights.detach(), moved)
+    training.forward_backward(*batch(), 100)
+    training.move(100)
+    moved = weights.detach().clone()
+    with training.averaged():
+        torch.testing.assert_close(weights.detach(), 0.75 * expected + 0.25 * moved)
+
+
+def test_what_is_shipped_is_drawn_to_the_start_by_its_share() -> None:
+    training = learner(TrainSettings(optimizer=OptimizerSettings(start_share=0.25, warmup_steps=0)))
+    weights = training.faces.module.map.weight
+    start = weights.detach().clone()
+    training.forward_backward(*batch(), 0)
+    training.move(0)
+    moved = weights.detach().clone()
+    resumed = learner(TrainSettings(optimizer=OptimizerSettings(start_share=0.25, warmup_steps=0)))
+    resumed.load(training.state())
+    for one in (training, resumed):
+        with one.averaged():
+            torch.testing.assert_close(one.faces.module.map.weight.detach(), 0.25 * start + 0.75 * moved)
     assert torch.equal(weights.detach(), moved)
 
 

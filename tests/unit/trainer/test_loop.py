@@ -139,7 +139,7 @@ def test_a_torn_checkpoint_is_refused_and_the_one_before_it_serves(tmp_path: Pat
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    run.open(settings_of(), DATA.described())
+    train(run, settings_of(), DATA, Options(num_workers=0, is_bar_shown=False, stop_after_s=0.0))
     other = {"network": {"weight": torch.zeros(3)}, "objective": {}, "optimizer": {}, "average": []}
     checkpoint_files.save(run.checkpoints, 4, {"learner": other, "num_collapsed": 0, "step": 4})
     with pytest.raises(WeightsError, match="is not of this run"):
@@ -149,6 +149,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.open(settings_of(seed=1), DATA.described())
+    run.close()
     with pytest.raises(PreconditionError, match=r"settings\.seed was 1, now 0"):
         train(run, settings_of(), DATA, QUIET)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,15 @@ from engine.trainer.settings import NetworkSettings, TrainSettings
 DATA = {"training": "abc", "num_pictures": 5}
 
 
+def open_run(path: Path, settings: TrainSettings, data: Mapping[str, object] = DATA) -> None:
+    with contextlib.closing(RunFolder(path)) as run:
+        run.open(settings, data)
+
+
 def test_a_run_is_gone_on_with_by_the_same_settings_and_data(tmp_path: Path) -> None:
     settings = TrainSettings(seed=3)
-    RunFolder(tmp_path / "run").open(settings, DATA)
-    RunFolder(tmp_path / "run").open(settings, DATA)
+    for _ in range(2):
+        open_run(tmp_path / "run", settings)
     assert RunFolder(tmp_path / "run").settings() == (settings, DATA)
     told = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert told["num_threads"] >= 1
@@ -25,24 +32,24 @@ def test_a_run_is_gone_on_with_by_the_same_settings_and_data(tmp_path: Path) -> 
 
 
 def test_another_setting_is_refused_by_name_with_both_values(tmp_path: Path) -> None:
-    RunFolder(tmp_path).open(TrainSettings(seed=3), DATA)
+    open_run(tmp_path, TrainSettings(seed=3))
     other = TrainSettings(seed=3, network=NetworkSettings(name="mobilefacenet"))
     with pytest.raises(
         PreconditionError, match=r"settings\.network\.name was 'dlib-resnet', now 'mobilefacenet'"
     ):
-        RunFolder(tmp_path).open(other, DATA)
+        open_run(tmp_path, other)
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
-    RunFolder(tmp_path).open(TrainSettings(), DATA)
+    open_run(tmp_path, TrainSettings())
     with pytest.raises(PreconditionError, match=r"data\.training was 'abc', now 'def'"):
-        RunFolder(tmp_path).open(TrainSettings(), {**DATA, "training": "def"})
+        open_run(tmp_path, TrainSettings(), {**DATA, "training": "def"})
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"picture")
     with pytest.raises(PreconditionError, match="not empty and holds no run"):
-        RunFolder(tmp_path).open(TrainSettings(), DATA)
+        open_run(tmp_path, TrainSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
@@ -71,9 +78,8 @@ def test_what_was_noted_after_the_checkpoint_goes_and_half_a_line_with_it(tmp_pa
 def test_a_run_killed_at_its_very_beginning_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text("{}")
     (tmp_path / ".settings.json.17.part").write_text('{"form')
-    run = RunFolder(tmp_path)
-    run.open(TrainSettings(), DATA)
-    assert run.settings() == (TrainSettings(), DATA)
+    open_run(tmp_path, TrainSettings())
+    assert RunFolder(tmp_path).settings() == (TrainSettings(), DATA)
     assert "torch" in json.loads((tmp_path / "environment.json").read_text())["versions"]
 
 
@@ -87,3 +93,14 @@ def test_tensorboard_drops_what_a_run_without_a_checkpoint_noted(tmp_path: Path)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1]
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.open(TrainSettings(), DATA)
+    other = RunFolder(tmp_path / "run")
+    with pytest.raises(PreconditionError, match="another process trains in"):
+        other.open(TrainSettings(), DATA)
+    run.close()
+    other.open(TrainSettings(), DATA)
+    other.close()

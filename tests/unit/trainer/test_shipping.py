@@ -83,5 +83,6 @@ def test_a_wrong_suffix_and_a_folder_that_is_there_are_refused(dlib_run: RunFold
 def test_what_is_not_finished_is_not_shipped(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.open(TrainSettings(), {})
+    run.close()
     with pytest.raises(PreconditionError, match="is not finished"):
         ship(run, tmp_path / "mine.safetensors")

@@ -123,7 +123,9 @@ def test_too_many_templates_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         compare_all(np.ones((4, 3)), [1, 2, 3, 4])
 
 
-@pytest.mark.parametrize(("labels", "missing"), [([1, 2, 3], "mated is empty"), ([1, 1, 1], "non_mated")])
+@pytest.mark.parametrize(
+    ("labels", "missing"), [([1, 2, 3], "0 pairs of one person"), ([1, 1, 1], "0 of two")]
+)
 def test_without_pairs_of_both_kinds_nothing_is_judged(labels: list[int], missing: str) -> None:
     with pytest.raises(InvalidInputError, match=missing):
         judge_verification(compare_all(np.eye(3), labels))
