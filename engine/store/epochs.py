@@ -29,7 +29,7 @@ from engine.types import Vector
 DATA_FILE = "data.mdb"
 """LMDB's own name."""
 SCANNED_VECTORS_MAX = 16
-"""Erased vectors that a compact copy is searched for: writes wait meanwhile, 0.1 s for each and GB."""
+"""Erased vectors that the copy is searched for: writes wait meanwhile, 0.1 s for each and GB."""
 COPY_COMMIT_BYTES = 16 << 20
 """Keys and values copied in one commit."""
 _OPEN_TRIES = 100
@@ -283,4 +283,4 @@ def _scan(file: Path, vectors: Sequence[Vector], reader: Reader) -> None:
         # Somebody else may have enrolled the very same vector; only what no live template holds is a leak.
         found -= {record.vector.tobytes() for _, record in reader.templates()}
     if found:
-        raise CorruptDataError(f"{len(found)} erased vectors are still in the compact copy {file}")
+        raise CorruptDataError(f"{len(found)} erased vectors are still in the copy {file}")

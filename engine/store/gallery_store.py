@@ -6,8 +6,8 @@
     FOLDER/index/<n>/        generations, caches of the store
 
 Erasing replaces the store: LMDB keeps deleted records in free pages, and overwriting or filling the free
-list does not remove them; a compact copy holds none. Every transaction first reads `retired_by`, which
-another process may have set, and moves on to the next epoch. Knows nothing of what is searched or decided.
+list does not remove them; a copy made row by row holds none. Every transaction first reads `retired_by`,
+which another process may have set, and moves on to the next epoch. Knows nothing of what is searched or decided.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class GalleryStore:
             return find_receipt(reader, receipt, self._oldest_ms())
 
     def erase(self, vectors: Sequence[Vector]) -> list[Path]:
-        """Replace the store by a compact copy in which no freed page holds old records.
+        """Replace the store by a copy in which no freed page holds old records.
 
         Does nothing where no erasure is pending. What was removed after the current generation was built is
         still in that: its erasure stays pending. `vectors` are those just removed: the copy is scanned for

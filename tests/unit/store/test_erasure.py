@@ -105,7 +105,7 @@ class TestErasure:
         leak = Receipt(b"k" * 32, b"b" * 32, lambda _: VECTORS[1].tobytes())
         store.write(enrolling("a"), receipt=leak)
         for _ in range(2):
-            with pytest.raises(CorruptDataError, match="still in the compact copy"):
+            with pytest.raises(CorruptDataError, match="still in the copy"):
                 self.erase(store, "a", vectors=[VECTORS[1]])
             assert [path.name for path in (store.folder / "store").iterdir()] == ["1"]
             store.write(enrolling("b"))
