@@ -74,6 +74,10 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_json_option(run)
     run.set_defaults(run=_run)
+    _add_export(below)
+
+
+def _add_export(below: Verbs) -> None:
     export = below.add_parser(
         "export",
         help="write the network of a finished run to be served",

@@ -7,7 +7,8 @@
 
 Erasing replaces the store: LMDB keeps deleted records in free pages, and overwriting or filling the free
 list does not remove them; a copy made row by row holds none. Every transaction first reads `retired_by`,
-which another process may have set, and moves on to the next epoch. Knows nothing of what is searched or decided.
+which another process may have set, and moves on to the next epoch. Knows nothing of what is searched or
+decided.
 """
 
 from __future__ import annotations

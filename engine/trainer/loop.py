@@ -17,13 +17,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -41,6 +40,7 @@ from engine.trainer.learner import Faces, Figures, Learner
 from engine.trainer.loader import Batch, Loader
 from engine.trainer.model_card import write_card
 from engine.trainer.objectives import build_objective
+from engine.trainer.progress import Progress
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.sampler import PKSampler
 from engine.trainer.settings import TrainSettings
@@ -143,7 +143,7 @@ def _train(
     step = _resume(run, learner, watch, options)
     if ranks.is_first:
         run.rewind(step)
-    progress = _Progress(run, step, settings, options)
+    progress = Progress(run, step, settings, is_first=ranks.is_first, is_bar_shown=options.is_bar_shown)
     try:
         if step and _is_judged(step, settings):
             # Else a run killed after this checkpoint would lack the figures of its step.
@@ -343,50 +343,6 @@ def _finish(
     write_card(run, settings, data.described())
     with learner.averaged():
         export_safetensors(with_base_in(backbone, run.network), run.network)
-
-
-class _Progress:
-    """A bar on a terminal, a line now and then elsewhere, and notes in the run's folder."""
-
-    def __init__(self, run: RunFolder, step: int, settings: TrainSettings, options: Options):
-        self._run, self._settings, self._is_first = run, settings, options.ranks.is_first
-        self._bar: Any = None
-        if self._is_first and options.is_bar_shown:
-            self._bar = tqdm(
-                total=settings.num_steps, initial=step, unit="step", desc="training", file=sys.stderr,
-                disable=None,
-            )  # fmt: skip
-        batch = settings.batch
-        self._num_pictures = batch.num_identities * batch.num_pictures + batch.num_singles
-        self._losses: list[float] = []
-        self._start = time.monotonic()
-
-    def show(self, step: int, figures: Figures, rate: float) -> None:
-        """Count one step."""
-        if not self._is_first:
-            return
-        self._losses.append(figures.loss)
-        if self._bar is not None:
-            self._bar.update()
-            self._bar.set_postfix(loss=f"{figures.loss:.4f}", refresh=False)
-        if step % self._settings.log_every_steps and step != self._settings.num_steps:
-            return
-        seconds = time.monotonic() - self._start
-        noted: Mapping[str, float] = {
-            "loss": float(np.mean(self._losses)),
-            "learning_rate": rate,
-            "gradient_norm": figures.gradient_norm,
-            "mean_pairwise_distance": figures.spread,
-            **{name: value for name, value in figures.others.items() if name != "loss"},
-            "pictures_per_s": len(self._losses) * self._num_pictures / max(seconds, 1e-9),
-        }
-        self._run.note(step, noted)
-        self._losses, self._start = [], time.monotonic()
-
-    def close(self) -> None:
-        """Leave the bar where it is."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 @contextmanager

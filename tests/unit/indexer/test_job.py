@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -383,14 +382,6 @@ def test_a_replacement_whose_source_changed_fills_another_gallery(tmp_path: Path
         lines.clear()
         run(tmp_path, target, source, "others", say=lines.append)
         assert lines[0].endswith("what is loaded stays")
-
-
-def test_what_is_read_of_a_file_makes_another_job() -> None:
-    plain = JobSettings(source="/s", gallery="g", target="t", ids="/i")
-    # As it was before data sets of HDF5 were a part of it: who asks for none finds the old job again.
-    assert plain.id == "a725a11e7d99"
-    others = [msgspec.structs.replace(plain, images="x"), msgspec.structs.replace(plain, labels="x")]
-    assert len({one.id for one in [plain, *others]}) == 3
 
 
 def test_nothing_is_published_where_everything_was_refused(tmp_path: Path) -> None:
