@@ -80,12 +80,14 @@ def judge(crops: CropSet, embed: Callable[[NDArray[np.uint8]], Vectors]) -> list
 
 
 def row_of(name: str, parts: list[list[OpenSetReport]]) -> str:
-    """Means over draws and parts, and FNIR at the last FPIR of each part."""
+    """Means over draws and parts, FNIR at the last FPIR of each part, and the threshold at the first."""
     every = [report for reports in parts for report in reports]
     cells = [f"{np.mean([report.rank1 for report in every]):.4f}"]
     cells += [f"{np.mean([report.point(target).fnir for report in every]):.4f}" for target in FPIRS]
     each = [np.mean([report.point(FPIRS[-1]).fnir for report in reports]) for reports in parts]
-    return f"| {name} | {' | '.join(cells)} | {', '.join(f'{value:.3f}' for value in each)} |"
+    cells.append(", ".join(f"{value:.3f}" for value in each))
+    cells.append(f"{np.mean([report.point(FPIRS[0]).threshold for report in every]):.4f}")
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def measure(arguments: argparse.Namespace) -> str:
@@ -129,8 +131,20 @@ def main() -> None:
     parser.add_argument("--start", action="store_true", help="judge the network before training")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     arguments = parser.parse_args()
-    head = [" | ".join(["", "way", "rank-1", *(f"FNIR at FPIR {fpir:g}" for fpir in FPIRS), "by third", ""])]
-    print("\n".join([*head, "|---|---|---|---|---|---|", measure(arguments)]))
+    head = [
+        " | ".join(
+            [
+                "",
+                "way",
+                "rank-1",
+                *(f"FNIR at FPIR {fpir:g}" for fpir in FPIRS),
+                "by third",
+                f"threshold at {FPIRS[0]:g}",
+                "",
+            ]
+        )
+    ]
+    print("\n".join([*head, "|---|---|---|---|---|---|---|", measure(arguments)]))
 
 
 if __name__ == "__main__":
