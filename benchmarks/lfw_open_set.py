@@ -29,6 +29,7 @@ from benchmarks.machine import write_report
 from engine import config
 from engine.assembly import EmbeddingSettings, build_pipeline
 from engine.errors import InvalidInputError
+from engine.outputs import make_folder, whole_file
 from engine.trainer.bootstrap import (
     BootstrapSettings,
     Interval,
@@ -122,8 +123,9 @@ def embed(model: str, protocol: Protocol, cache: Path | None, num_threads: int |
                 return PictureTemplates(saved["vectors"], saved["is_detected"])
         templates = embed_pictures(pipeline, protocol.pictures)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, vectors=templates.vectors, is_detected=templates.is_detected)
+        make_folder(path.parent)
+        with whole_file(path) as file:
+            np.savez(file, vectors=templates.vectors, is_detected=templates.is_detected)
     return templates
 
 

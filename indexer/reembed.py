@@ -165,7 +165,7 @@ def reembed(
     if old.contract.digest == embed.contract.digest:
         raise PreconditionError(
             f"gallery {old.gallery_id!r} holds templates of this very network, {embed.contract.name!r}",
-            hint="Give the --model that it shall be moved to.",
+            hint="Give the --model that it shall be moved to. Where an alias has moved already, all is done.",
         )
     if not old.settings.keep_crops:
         return Moved("", old.num_identities, 0, 0, _all_lost(target.pages(old.gallery_id)))

@@ -43,7 +43,7 @@ from engine.trainer.objectives import build_objective
 from engine.trainer.progress import Progress
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.sampler import PKSampler
-from engine.trainer.settings import TrainSettings
+from engine.trainer.settings import BatchSettings, TrainSettings
 from engine.trainer.validate import halve, validate
 
 
@@ -143,7 +143,14 @@ def _train(
     step = _resume(run, learner, watch, options)
     if ranks.is_first:
         run.rewind(step)
-    progress = Progress(run, step, settings, is_first=ranks.is_first, is_bar_shown=options.is_bar_shown)
+    progress = Progress(
+        run,
+        step,
+        settings,
+        _sampler(settings, data.training, ranks).global_batch_size,
+        is_first=ranks.is_first,
+        is_bar_shown=options.is_bar_shown,
+    )
     try:
         if step and _is_judged(step, settings):
             # Else a run killed after this checkpoint would lack the figures of its step.
@@ -218,6 +225,14 @@ def _check(backbone: Backbone, settings: TrainSettings, data: Data, ranks: Ranks
     _sampler(settings, data.training, ranks)
 
 
+def _num_singles(batch: BatchSettings, crops: CropSet, ranks: Ranks) -> int:
+    """How many people with one picture a batch has; where it is left open, a number that ranks can share."""
+    if batch.num_singles is not None:
+        return batch.num_singles
+    wished = min(int((crops.counts == 1).sum()), batch.num_identities * batch.num_pictures // 4)
+    return wished - wished % ranks.num_ranks
+
+
 def _sampler(settings: TrainSettings, crops: CropSet, ranks: Ranks) -> PKSampler:
     batch = settings.batch
     return PKSampler(
@@ -227,7 +242,7 @@ def _sampler(settings: TrainSettings, crops: CropSet, ranks: Ranks) -> PKSampler
         settings.seed,
         rank=ranks.rank,
         num_ranks=ranks.num_ranks,
-        num_singles=batch.num_singles,
+        num_singles=_num_singles(batch, crops, ranks),
     )
 
 

@@ -22,9 +22,16 @@ class Progress:
     """A bar on a terminal, a line now and then elsewhere, and notes in the run's folder."""
 
     def __init__(
-        self, run: RunFolder, step: int, settings: TrainSettings, *, is_first: bool, is_bar_shown: bool
+        self,
+        run: RunFolder,
+        step: int,
+        settings: TrainSettings,
+        num_pictures: int,
+        *,
+        is_first: bool,
+        is_bar_shown: bool,
     ):
-        """`is_first`: of several processes only the first says anything."""
+        """`num_pictures` of a step; `is_first`: of several processes only the first says anything."""
         self._run, self._settings, self._is_first = run, settings, is_first
         self._bar: Any = None
         if is_first and is_bar_shown:
@@ -32,8 +39,7 @@ class Progress:
                 total=settings.num_steps, initial=step, unit="step", desc="training", file=sys.stderr,
                 disable=None,
             )  # fmt: skip
-        batch = settings.batch
-        self._num_pictures = batch.num_identities * batch.num_pictures + batch.num_singles
+        self._num_pictures = num_pictures
         self._losses: list[float] = []
         self._start = time.monotonic()
 

@@ -46,14 +46,15 @@ class NetworkSettings(Settings, frozen=True, kw_only=True):
 
 
 class BatchSettings(Settings, frozen=True, kw_only=True):
-    """What one step sees: num_identities x num_pictures + num_singles pictures, by all ranks together."""
+    """What one step sees: num_identities x num_pictures + num_singles pictures, by all processes together."""
 
     num_identities: Annotated[int, msgspec.Meta(ge=2)] = 32
     """P. More make harder negatives and cost memory."""
     num_pictures: Annotated[int, msgspec.Meta(ge=1)] = 4
     """K, of each."""
-    num_singles: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Further pictures of people with one picture, who serve as negatives."""
+    num_singles: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Further pictures of people with one picture, who serve as negatives; None: a quarter as many as the
+    others, or as many as there are."""
     faces: Literal["crop", "template"] = "crop"
     """What a vector is made of: ``crop``, one face as augmentation left it; ``template``, the sum of the
     face's and its mirrored vector, as networks that mirror are served, for twice the time."""

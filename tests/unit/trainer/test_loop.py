@@ -44,7 +44,7 @@ def settings_of(**changed: Any) -> TrainSettings:
     """The last stage of dlib's network, in a few steps."""
     values: dict[str, Any] = {
         "network": NetworkSettings(num_trainable_stages=2),
-        "batch": BatchSettings(num_identities=3, num_pictures=2),
+        "batch": BatchSettings(num_identities=3, num_pictures=2, num_singles=0),
         "objective": ObjectiveSettings(margin=0.4, global_threshold_weight=0.5, memory_size=16),
         "optimizer": OptimizerSettings(warmup_steps=2, ema_decay=0.5),
         "num_steps": 6,
@@ -195,6 +195,16 @@ def test_short_memory_says_which_batch_would_fit(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Learner, "forward_backward", short)
     with pytest.raises(TrainingError, match=r"a batch of 6 pictures does not fit .* 3 pictures would fit"):
         train(RunFolder(tmp_path), settings_of(), DATA, QUIET)
+
+
+def test_people_with_one_picture_are_negatives_unless_told_otherwise(tmp_path: Path) -> None:
+    few = {"num_steps": 3, "log_every_steps": 1}
+    alone, beside = RunFolder(tmp_path / "alone"), RunFolder(tmp_path / "beside")
+    train(alone, settings_of(**few), Data(LEARNT), QUIET)
+    batch = BatchSettings(num_identities=3, num_pictures=2)
+    train(beside, settings_of(**few, batch=batch), Data(LEARNT), QUIET)
+    memories = [[note["num_memory"] for note in run.notes("train")] for run in (alone, beside)]
+    assert memories == [[0, 6, 12], [0, 7, 14]]
 
 
 def test_nobody_held_out_is_said_in_the_card(tmp_path: Path) -> None:
