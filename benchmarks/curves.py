@@ -37,7 +37,7 @@ def plot(runs: list[RunFolder], target: Path) -> None:
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
     for run in runs:
         notes = [note for note in joined(runs, "train") if note["run"] == run.path.name]
-        name = run.settings()[0].objective.loss
+        name: str = run.settings()[0].objective.loss
         losses = [note["loss"] / notes[0]["loss"] for note in notes]
         above.plot([note["at"] for note in notes], losses, label=name)
     # Losses of two kinds have nothing in common but their course.

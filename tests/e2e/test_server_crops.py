@@ -124,16 +124,16 @@ def test_a_served_gallery_is_moved_to_another_network(
     weights = tmp_path / "nn4.safetensors"
     write_safetensors(weights, nn4_small2.Nn4Small2(), {"architecture": nn4_small2.NAME})
     client.create_gallery("before", settings=KEEPING)
-    client.set_alias("staff", "before")
+    client.set_alias("moving", "before")
     pictures = [
         Picture(encoded(astronaut, "JPEG", quality=quality), source=f"{quality}") for quality in (60, 95)
     ]
     client.enroll("before", "ada", pictures, attributes={"name": "Ada"})
-    move = ["reembed", "staff", "--to", "after", "--server", picture_server.address, "--model", str(weights)]
-    assert main([*move, "--alias", "staff", "--json"]) == 0
+    move = ["reembed", "moving", "--to", "after", "--server", picture_server.address, "--model", str(weights)]
+    assert main([*move, "--alias", "moving", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["identities"], told["templates"], told["need_new_pictures"]) == (1, 2, [])
-    after = client.get_gallery("staff")
+    after = client.get_gallery("moving")
     assert (after.gallery_id, after.contract.name) == ("after", nn4_small2.NAME)
     moved = client.get_identity("after", "ada", with_vectors=True, with_crops=True)
     old = templates_of(client, "before", "ada")

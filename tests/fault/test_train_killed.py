@@ -105,7 +105,16 @@ def test_short_memory_ends_the_run_with_the_batch_that_would_fit(data_folder: Pa
     data = small_data_set(data_folder, tmp_path / "people")
     arguments = command(tmp_path / "run", data, tmp_path / "crops")
     arguments += ["--set", "network.num_trainable_stages=16", "--set", "batch.num_identities=8"]
-    arguments += ["--set", "batch.num_pictures=4", "--workers", "0", "--set", "batch.faces=template"]
+    arguments += [
+        "--set",
+        "batch.num_singles=0",
+        "--set",
+        "batch.num_pictures=4",
+        "--workers",
+        "0",
+        "--set",
+        "batch.faces=template",
+    ]
     limited = (
         "import resource, sys\n"
         "from engine.cli import main\n"
