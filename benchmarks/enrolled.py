@@ -22,18 +22,11 @@ from engine.gallery import Gallery
 from engine.index import huge_pages
 from engine.index.build import sync_one
 from engine.index.settings import IndexSettings
+from engine.limits import ENROLL_ITEMS_MAX, REMOVE_ITEMS_MAX
 from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.store.records import FORMAT_VERSION
-from engine.types import (
-    ENROLL_ITEMS_MAX,
-    REMOVE_ITEMS_MAX,
-    EmbeddingContract,
-    Enrollment,
-    EnrollResult,
-    Template,
-    Vectors,
-)
+from engine.types import EmbeddingContract, Enrollment, EnrollResult, Template, Vectors
 
 GALLERY = "bench"
 CONTRACT = EmbeddingContract("drawn", "", "", False, 128, "l2", 0.94)

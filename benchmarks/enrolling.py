@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.galleries import Distribution
 from benchmarks.server import serving
 from engine.client import Client, EnrollItem
-from engine.types import ENROLL_ITEMS_MAX, EmbeddingContract
+from engine.limits import ENROLL_ITEMS_MAX
+from engine.types import EmbeddingContract
 
 GALLERY = "bench"
 SEED = 20_261_121

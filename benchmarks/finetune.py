@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 
 from engine import config
 from engine.cli.train import one_setting
-from engine.embedding.align import ALIGNMENTS
 from engine.embedding.embed import Embedder
 from engine.embedding.networks import load_network
 from engine.trainer.backbones import as_network
 from engine.trainer.crop_set import CropSet
 from engine.trainer.crops import build_crops
 from engine.trainer.lists import read_errata
-from engine.trainer.loop import Data, Options, alignment_of, backbone_of, train
+from engine.trainer.loop import Data, Options, backbone_of, train
 from engine.trainer.open_set import OpenSetReport, judge_open_set
 from engine.trainer.recipes import read_recipe
 from engine.trainer.run_folder import RunFolder
@@ -101,7 +100,7 @@ def measure(arguments: argparse.Namespace) -> str:
     source = open_source((arguments.root / "images").resolve())
     if isinstance(source, VectorSource):
         raise TypeError(f"{arguments.root} holds vectors")
-    crops = build_crops(source, arguments.crops, ALIGNMENTS[alignment_of(settings)])
+    crops = build_crops(source, arguments.crops, backbone_of(settings).alignment)
     crops = crops.subset(crops.rows_of(people_of(arguments.root)))
     crops = merge_identities(crops, read_errata(arguments.root / "errata.tsv"))
     parts = []

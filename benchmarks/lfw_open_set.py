@@ -111,17 +111,19 @@ def lfw_protocol(root: Path) -> Protocol:
     return Protocol(tuple(gallery), tuple(mated), tuple(strangers), same, judged)
 
 
-def embed(model: str, protocol: Protocol, cache: Path | None, num_threads: int | None) -> PictureTemplates:
-    """Embed all pictures through the pipeline that serves, or read them from an earlier run's cache."""
+def embed(
+    model: str, pictures: Sequence[Path], cache: Path | None, num_threads: int | None
+) -> PictureTemplates:
+    """Embed pictures through the pipeline that serves, or read them from an earlier run's cache."""
     settings = EmbeddingSettings(model=model, num_threads=num_threads)
     with build_pipeline(settings) as pipeline:
-        names = "\n".join(str(path) for path in protocol.pictures)
+        names = "\n".join(str(path) for path in pictures)
         digest = hashlib.sha256(f"{pipeline.embedder.contract.digest}\n{names}".encode()).hexdigest()
         path = None if cache is None else cache / f"{digest[:16]}.npz"
         if path is not None and path.is_file():
             with np.load(path) as saved:
                 return PictureTemplates(saved["vectors"], saved["is_detected"])
-        templates = embed_pictures(pipeline, protocol.pictures)
+        templates = embed_pictures(pipeline, pictures)
     if path is not None:
         make_folder(path.parent)
         with whole_file(path) as file:
@@ -225,7 +227,7 @@ def main() -> None:
     settings = config.build(BootstrapSettings, {"num_resamples": arguments.resamples})
     protocol = lfw_protocol(arguments.root)
     judged = [
-        judge(model, protocol, embed(model, protocol, arguments.cache, arguments.threads), settings)
+        judge(model, protocol, embed(model, protocol.pictures, arguments.cache, arguments.threads), settings)
         for model in arguments.model
     ]
     if arguments.json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +13,7 @@ from engine.config import Settings
 from engine.errors import SettingsError
 
 if TYPE_CHECKING:
+    from engine.decision.calibration import Calibration
     from engine.embedding.pipeline import Pipeline
 
 NO_MODEL = "none"
@@ -52,3 +55,40 @@ def build_pipeline(settings: EmbeddingSettings) -> Pipeline:
     parts = config.build(PipelineSettings, settings.pipeline)
     network = load_network(settings.model, settings.device, settings.num_threads)
     return Pipeline(Detector(network.device, parts.detector), Embedder(network), parts)
+
+
+def read_calibrations(files: Sequence[str], model: str) -> dict[str, Calibration]:
+    """Read the calibrations that a server knows, by the digest of their contract.
+
+    Of one contract that of `files` counts, else that beside the weights where `model` names them by their
+    path, else that which comes with the engine. Raises SettingsError naming a file that is broken, or the
+    second of two for one contract.
+    """
+    from engine.decision import calibration
+
+    given: dict[str, tuple[str, Calibration]] = {}
+    for file in files:
+        read = calibration.read(Path(file))
+        if read.contract_digest in given:
+            raise SettingsError(
+                f"calibrations {given[read.contract_digest][0]} and {file} are both of contract"
+                f" {read.contract_name} ({read.contract_digest[:12]})",
+                hint="Give one of them.",
+            )
+        given[read.contract_digest] = file, read
+    near = [calibration.read(path) for path in _beside(model)]
+    return {
+        **calibration.shipped(),
+        **calibration.by_digest(near),
+        **{digest: read for digest, (_, read) in given.items()},
+    }
+
+
+def _beside(model: str) -> list[Path]:
+    """The calibration beside a network's weights, where there is one."""
+    from engine.decision.calibration import beside
+
+    # Of NAME=PATH the path; what stands before it only the networks' own module knows.
+    paths = [Path(text) for text in {model, model.partition("=")[2]} if text]
+    near = [beside(path) for path in paths if path.name and path.exists()]
+    return [path for path in near if path.is_file()]

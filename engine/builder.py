@@ -31,6 +31,8 @@ import msgspec
 import engine
 from engine.errors import EngineError, UnavailableError, class_of_reason
 from engine.index.build import build
+from engine.index.neighbours import store_neighbours
+from engine.index.parameters import CROWDING_TEMPLATES_MAX
 from engine.store import changes
 from engine.store.columns import collect
 from engine.store.environment import StoreSettings
@@ -59,6 +61,8 @@ class Arguments(msgspec.Struct, frozen=True):
     threads: int
     """That encode, 1 or 2; 0: two where there are `CORES_FOR_TWO`."""
     store: StoreSettings
+    crowding_templates_max: int = CROWDING_TEMPLATES_MAX
+    """Templates up to which their crowding is computed, where the gallery says no more of it than AUTO."""
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,14 +81,16 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
 def build_here(store: GalleryStore, told: Arguments, progress: Progress) -> int:
     """Build a generation and make it current in one transaction; returns the sequence it covers.
 
-    `progress(done, total)` counts templates,
-    read for the first half and encoded for the second. Raises StorageFullError, DataFolderError,
+    `progress(done, total)` counts templates: a third of them when all are read, two when they are encoded,
+    all when their neighbours are found, as far as that is due. Raises StorageFullError, DataFolderError,
     CorruptDataError, and what `progress` raises.
     """
     with store.read() as reader:
         sequence, contract = reader.state().sequence, reader.contract()
-        columns = collect(reader, lambda done, total: progress(done // 2, total))
-    build(
+        settings = reader.settings()
+        columns = collect(reader, lambda done, total: progress(done // 3, total))
+    num_rows = len(columns.template_ids)
+    generation = build(
         store.index_folder,
         columns,
         number=told.number,
@@ -92,8 +98,17 @@ def build_here(store: GalleryStore, told: Arguments, progress: Progress) -> int:
         contract_digest=contract.digest,
         flat_rows_max=told.flat_rows_max,
         threads=told.threads or (2 if len(os.sched_getaffinity(0)) >= CORES_FOR_TWO else 1),
-        progress=lambda done, total: progress((total + done) // 2, total),
+        progress=lambda done, total: progress((total + done) // 3, total),
     )
+    del columns
+    # Not yet current: what ends the work here leaves a folder that nobody opens, and who builds removes it.
+    if settings.target_fpir is not None:  # else nobody would look at it
+        store_neighbours(
+            generation,
+            settings.crowding,
+            told.crowding_templates_max,
+            lambda done, total: progress(num_rows * (2 * total + done) // (3 * total), num_rows),
+        )
     store.write(lambda writer: changes.make_current(writer, told.number, sequence))
     return sequence
 

@@ -67,6 +67,8 @@ class Answer:
     """Best first; fewer than k only where there are no more."""
     is_exact: bool = True
     """Whether they are proven to be those of an exact scan."""
+    num_identities: int = 0
+    """Identities left to search after the filter; with several attributes at most so many."""
 
 
 def best_identities(reader: Reader, snapshot: Snapshot, probes: Vectors, question: Question) -> list[Answer]:
@@ -77,7 +79,8 @@ def best_identities(reader: Reader, snapshot: Snapshot, probes: Vectors, questio
     search = _Search(reader, snapshot, question)
     if not snapshot.num_alive or search.is_nobody_asked_for:
         return [Answer() for _ in probes]
-    return search.means(probes) if question.options.fusion is Fusion.MEAN else search.best(probes)
+    found = search.means(probes) if question.options.fusion is Fusion.MEAN else search.best(probes)
+    return [Answer(answer.candidates, answer.is_exact, search.num_identities) for answer in found]
 
 
 class _Search:
@@ -106,6 +109,11 @@ class _Search:
     def is_nobody_asked_for(self) -> bool:
         """Whether no identity can be an answer."""
         return self._num_having == 0 or (self._is_among and not len(self._members))
+
+    @property
+    def num_identities(self) -> int:
+        """Identities that may be an answer, at most."""
+        return len(self._members) if self._is_among else self._num_having
 
     def _is_among_better(self) -> bool:
         if self._num_having > self._question.among_max:
@@ -210,7 +218,7 @@ class _Search:
         is_all_fetched = is_exact and (
             found.similarities.shape[1] < asked or asked == self._snapshot.num_rows
         )
-        enough = min(k, len(self._members) if self._is_among else self._num_having)
+        enough = min(k, self.num_identities)
         bests = self._ranking.best(some, _rows_of(found), k)
         told = []
         for probe, best, similarities in zip(block, bests, found.similarities, strict=True):

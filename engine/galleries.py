@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from engine import rules
 from engine.config import Settings
+from engine.decision.calibration import Calibration, shipped
 from engine.errors import (
     CorruptDataError,
     EngineError,
@@ -26,14 +27,18 @@ from engine.errors import (
     NewerFormatError,
     UnavailableError,
 )
-from engine.gallery import Gallery, describe_gallery
+from engine.gallery import Gallery
 from engine.index.gpu import refuse_if_absent
 from engine.index.settings import IndexSettings
+from engine.limits import PAGE_ITEMS_DEFAULT
+from engine.probe_statistics import ProbeCounters
 from engine.slots import Slot, galleries_that_fit
+from engine.store import changes
 from engine.store.catalog import Catalog
 from engine.store.environment import StoreSettings
 from engine.store.gallery_store import GalleryStore
-from engine.types import PAGE_ITEMS_DEFAULT, EmbeddingContract, GalleryInfo, GallerySettings, Receipt
+from engine.thresholds import Thresholds
+from engine.types import EmbeddingContract, GalleryInfo, GallerySettings, Receipt
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +61,17 @@ class GalleriesSettings(Settings, frozen=True):
 class Galleries:
     """The galleries of one data folder, for this process or several together. Thread-safe."""
 
-    def __init__(self, catalog: Catalog, settings: GalleriesSettings, clock: Callable[[], float]):
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: GalleriesSettings,
+        clock: Callable[[], float],
+        calibrations: Mapping[str, Calibration],
+    ):
         self._catalog = catalog
+        self.calibrations = calibrations
+        """By the digest of their contract."""
+        self.probe_counters = ProbeCounters()
         self._settings = settings
         self._clock = clock
         self._slots: OrderedDict[Path, Slot] = OrderedDict()
@@ -83,9 +97,11 @@ class Galleries:
         *,
         clock: Callable[[], float] = time.time,
         lock_fd: int | None = None,
+        calibrations: Mapping[str, Calibration] | None = None,
     ) -> Galleries:
         """Open or make a data folder, alone or, with `lock_fd`, together with other processes.
 
+        `calibrations` by the digest of their contract; None: those that come with the engine.
         `lock_fd` is what `engine.store.folders.lock_folder(data)` returned here or in the process that this
         one inherited the descriptor from; it stays the caller's.
 
@@ -93,7 +109,8 @@ class Galleries:
         CorruptDataError, StorageFullError; DeviceError where the device to search on is not there.
         """
         refuse_if_absent(settings.index.search_device)
-        return cls(Catalog(data, settings.store, clock=clock, lock_fd=lock_fd), settings, clock)
+        known = shipped() if calibrations is None else calibrations
+        return cls(Catalog(data, settings.store, clock=clock, lock_fd=lock_fd), settings, clock, known)
 
     def create(
         self,
@@ -105,11 +122,13 @@ class Galleries:
     ) -> GalleryInfo:
         """Make an empty gallery.
 
-        Raises InvalidIdError, InvalidInputError, AlreadyExistsError, AnsweredBefore, RequestIdReusedError.
+        Raises InvalidIdError, InvalidInputError, AlreadyExistsError, AnsweredBefore, RequestIdReusedError;
+        PreconditionError for a target rate where there is no calibration of the contract.
         """
         rules.check_gallery_id(gallery_id)
         rules.check_contract(contract)
         rules.check_settings(settings)
+        Thresholds(gallery_id, contract, self.calibrations.get(contract.digest)).check(settings)
 
         def describe(create_time: float) -> GalleryInfo:
             return GalleryInfo(gallery_id, contract, settings, 0, 0, 0, create_time)
@@ -163,6 +182,7 @@ class Galleries:
             slot = self._slots.setdefault(folder, Slot())
         slot.close()
         self._catalog.finish_delete(folder)
+        self.probe_counters.forget(gallery_id)
         with self._slots_lock:
             self._slots.pop(folder, None)
 
@@ -255,7 +275,7 @@ class Galleries:
     def _open(self, gallery_id: str, folder: Path) -> Gallery:
         store = self._open_store(gallery_id, folder)
         try:
-            return Gallery(gallery_id, store, self._settings.index)
+            return Gallery(gallery_id, store, self._settings.index, self.calibrations, self.probe_counters)
         except BaseException as error:
             store.close()
             if isinstance(error, EngineError):
@@ -358,6 +378,6 @@ class Galleries:
             store = self._open_store(gallery_id, folder)
             try:
                 with store.read() as reader:
-                    return describe_gallery(gallery_id, reader)
+                    return changes.describe_gallery(gallery_id, reader)
             finally:
                 store.close()

@@ -8,26 +8,29 @@ the wire.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Unpack
 
 from engine import rules
-from engine.candidates import Question, best_identities
-from engine.decision import decide, resolve_threshold
+from engine.decision.calibration import Calibration
 from engine.errors import EngineError, InvalidInputError, PreconditionError
+from engine.gallery_settings import SettingsChanges, SettingsKeywords, merged_settings
 from engine.housekeeping import Housekeeping
+from engine.identification import Request, identify, population_of, verify
 from engine.index.agreement import IndexStatus, measure, store_agreement
-from engine.index.generation import Generation, read_manifest
+from engine.index.generation import read_manifest
+from engine.index.search import Snapshot
 from engine.index.settings import IndexSettings
+from engine.limits import K_DEFAULT, RECALL_PROBES_MAX
 from engine.live_index import LiveIndex, report_nothing
+from engine.open_set_types import GalleryCalibration, GalleryThresholds
+from engine.probe_statistics import ProbeCounters
 from engine.store import changes
 from engine.store.gallery_store import GalleryStore
-from engine.store.tables import Reader, Writer
+from engine.store.tables import Writer
+from engine.threshold_reports import calibrate, report
+from engine.thresholds import Population, Thresholds
 from engine.types import (
-    K_DEFAULT,
-    RECALL_PROBES_MAX,
     SEARCH_DEFAULTS,
     AnsweredBefore,
     Consistency,
@@ -35,6 +38,7 @@ from engine.types import (
     Enrollment,
     EnrollResult,
     GalleryInfo,
+    GallerySettings,
     Identification,
     Identity,
     Receipt,
@@ -45,43 +49,39 @@ from engine.types import (
     Vectors,
     Verification,
 )
-from engine.vectors import check_units, similarity
-
-
-def describe_gallery(gallery_id: str, reader: Reader) -> GalleryInfo:
-    """A gallery as its store says it is."""
-    state = reader.state()
-    return GalleryInfo(
-        gallery_id,
-        reader.contract(),
-        reader.settings(),
-        state.num_identities,
-        state.num_templates,
-        state.sequence,
-        reader.create_time(),
-    )
+from engine.vectors import check_units
 
 
 class Gallery:
     """One open gallery. Thread-safe."""
 
-    def __init__(self, gallery_id: str, store: GalleryStore, settings: IndexSettings):
+    def __init__(
+        self,
+        gallery_id: str,
+        store: GalleryStore,
+        settings: IndexSettings,
+        calibrations: Mapping[str, Calibration],
+        counters: ProbeCounters | None = None,
+    ):
+        """`calibrations` by the digest of their contract; None for `counters`: no probe is counted."""
         self.gallery_id = gallery_id
         self._store = store
+        self._counters = counters
         with store.read() as reader:
             self.contract: EmbeddingContract = reader.contract()
             self.keeps_crops = reader.settings().keep_crops
+        self._thresholds = Thresholds(gallery_id, self.contract, calibrations.get(self.contract.digest))
         self._index = LiveIndex(store, self.contract, settings)
         self._housekeeping = Housekeeping(store, self._index)
 
     def info(self) -> GalleryInfo:
         """The gallery as it is now."""
         with self._store.read() as reader:
-            return describe_gallery(self.gallery_id, reader)
+            return changes.describe_gallery(self.gallery_id, reader)
 
     def index_status(self) -> IndexStatus:
         """What the index is that this process answers searches from."""
-        generation = self._generation()
+        generation = self._now()[1].generation
         if generation is None:
             return IndexStatus()
         # Anew: another process may have measured it since it was opened.
@@ -101,27 +101,19 @@ class Gallery:
             self.erase()
         return answer
 
-    def update(
-        self,
-        *,
-        templates_per_identity_max: int | None,
-        threshold: float | None,
-        clear_threshold: bool,
-        receipt: Receipt | None = None,
-    ) -> GalleryInfo:
-        """Change the settings given; returns the gallery with the sequence of the change."""
-        if clear_threshold and threshold is not None:
-            raise InvalidInputError("threshold and clear_threshold were given together; choose one")
+    def update(self, *, receipt: Receipt | None = None, **given: Unpack[SettingsKeywords]) -> GalleryInfo:
+        """Change the settings given; returns the gallery with the sequence of the change.
+
+        Raises InvalidInputError, see `merged_settings`; PreconditionError where a rate is given and there is
+        no calibration of the gallery's contract.
+        """
 
         def apply(writer: Writer) -> GalleryInfo:
-            new = writer.settings()
-            if templates_per_identity_max is not None:
-                new = dataclasses.replace(new, templates_per_identity_max=templates_per_identity_max)
-            if clear_threshold or threshold is not None:
-                new = dataclasses.replace(new, threshold=threshold)
-            rules.check_settings(new)
+            old = writer.settings()
+            new = merged_settings(old, SettingsChanges(**given))
+            self._thresholds.check(new, old)
             changes.update_settings(writer, new)
-            return describe_gallery(self.gallery_id, writer)
+            return changes.describe_gallery(self.gallery_id, writer)
 
         return self._store.write(apply, receipt=receipt)
 
@@ -284,54 +276,33 @@ class Gallery:
         """Search for every probe float32[n, d] of unit length; one answer each, in order.
 
         Raises InvalidVectorError for probes of another shape or length, InvalidInputError for k, threshold or
-        filter out of range, DeadlineError (`deadline` is of time.monotonic, seconds), and what
-        `LiveIndex.view` raises.
+        filter out of range, DeadlineError (`deadline` is of time.monotonic, seconds), PreconditionError where
+        the gallery has a target_fpir and its contract no calibration, and what `LiveIndex.view` raises.
         """
         rules.check_k(k)
         rules.check_threshold(threshold)
         rules.check_attributes(options.filter, "filter")
         check_units(probes, self.contract.dimension)
+        request = Request(k, options, threshold, self._store.now_ms(), deadline)
         with self._index.view(options.consistency) as (reader, snapshot):
             settings = reader.settings()
-            question = Question(k, self._store.now_ms(), options, deadline)
-            answers = best_identities(reader, snapshot, probes, question)
-            # Of an older snapshot's rows the view may miss some: nothing is proven of a mixture of states.
-            is_one_state = snapshot.sequence == reader.state().sequence
-        resolved, origin = resolve_threshold(self.contract, settings, threshold)
-        return [
-            Identification(
-                decide(answer.candidates[0].similarity if answer.candidates else None, resolved),
-                answer.candidates,
-                resolved,
-                origin,
-                snapshot.sequence,
-                snapshot.num_alive,
-                answer.is_exact and is_one_state,
-            )
-            for answer in answers
-        ]
+            answers = identify((reader, snapshot), self._thresholds, settings, probes, request)
+        if settings.has_probe_statistics and self._counters is not None:
+            counter = self._counters.of(self.gallery_id)
+            for answer in answers:
+                counter.count(answer, is_size_known=len(options.filter) < 2)
+        return answers
 
     def verify(self, probe: Vector, identity_id: str, *, threshold: float | None = None) -> Verification:
         """Compare a probe with an identity's templates; the best one counts.
 
-        Raises IdentityNotFoundError; PreconditionError where the identity has no templates.
+        Raises IdentityNotFoundError; PreconditionError where the identity has no templates, or the gallery
+        has a target_fmr and its contract no calibration.
         """
         rules.check_threshold(threshold)
+        request = Request(1, SEARCH_DEFAULTS, threshold, self._store.now_ms(), None)
         with self._store.read() as reader:
-            record = changes.need_identity(reader, identity_id, self._store.now_ms())
-            _, templates = changes.describe(reader, identity_id, record)
-            settings, sequence = reader.settings(), reader.state().sequence
-        if not templates:
-            raise PreconditionError(
-                f"identity {identity_id[:80]!r} has no templates", hint="Enroll one first."
-            )
-        similarities = [similarity(probe, template.vector) for template in templates]
-        best = int(np.argmax(similarities))
-        resolved, origin = resolve_threshold(self.contract, settings, threshold)
-        decision = decide(similarities[best], resolved)
-        return Verification(
-            decision, similarities[best], resolved, origin, templates[best].template_id, sequence
-        )
+            return verify(reader, self._thresholds, probe, identity_id, request)
 
     def build(self, progress: Callable[[int, int], None]) -> tuple[int, int]:
         """Build a new generation; see `LiveIndex.build`. GalleryNotFoundError where the gallery is gone."""
@@ -349,7 +320,7 @@ class Gallery:
         """
         if not 1 <= num_probes <= RECALL_PROBES_MAX:
             raise InvalidInputError(f"num_probes is {num_probes}, it must be 1 to {RECALL_PROBES_MAX}")
-        generation = self._generation()
+        generation = self._now()[1].generation
         if generation is None or not generation.num_rows:
             raise PreconditionError(
                 f"gallery {self.gallery_id!r} has no index with templates yet", hint="Build its index first."
@@ -358,9 +329,35 @@ class Gallery:
         manifest = store_agreement(generation.folder, agreement)
         return IndexStatus(manifest.number, manifest.kind, agreement, generation.device)
 
+    def thresholds(self) -> GalleryThresholds:
+        """By which thresholds probes are decided now, and what speaks against them."""
+        settings, _, population = self._now()
+        return report(self._thresholds, settings, population)
+
+    def has_disagreement(self) -> bool:
+        """Whether its own people and the calibration disagree on the target rate, beyond both intervals."""
+        settings, snapshot, _ = self._now()
+        target = settings.target_fpir
+        compared = target and self._thresholds.comparison(snapshot.generation, target)
+        return bool(compared and compared.is_disagreement)
+
+    def calibrate(
+        self, target_fpir: float | None, progress: Callable[[int, int], None] = report_nothing
+    ) -> GalleryCalibration:
+        """Find the threshold for a target rate, also by the gallery's own people, measured now.
+
+        None: the gallery's target rate. `progress(done, total)` counts people; what it raises ends the work.
+        Raises InvalidInputError for a rate that is none, PreconditionError where there is neither a
+        calibration nor people enough.
+        """
+        settings, snapshot, population = self._now()
+        return calibrate(self._thresholds, settings, population, snapshot, target_fpir, progress)
+
     def refresh(self) -> None:
         """Follow what other processes wrote: new generations, epochs and rows of the journal."""
         self._index.refresh()
+        settings, snapshot, _ = self._now()
+        self._thresholds.prepare(settings, snapshot.generation)
 
     def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:
         """One step of housekeeping; see `Housekeeping.maintain`. Errors as those of `build`."""
@@ -373,9 +370,10 @@ class Gallery:
         self._store.close()
         self._housekeeping.close()
 
-    def _generation(self) -> Generation | None:
+    def _now(self) -> tuple[GallerySettings, Snapshot, Population]:
         with self._store.read() as reader:
-            return self._index.current(reader, Consistency.EVENTUAL).generation
+            snapshot = self._index.current(reader, Consistency.EVENTUAL)
+            return reader.settings(), snapshot, population_of(reader, snapshot)
 
     @contextlib.contextmanager
     def _erased_behind(self, removed: Sequence[Vector], *, erase: bool) -> Iterator[None]:

@@ -18,6 +18,7 @@ from engine.builder import Arguments, build_apart, build_here
 from engine.errors import CorruptDataError, UnavailableError
 from engine.generations import Generations
 from engine.index.generation import Generation
+from engine.index.neighbours import lacks_neighbours
 from engine.index.search import Snapshot
 from engine.index.settings import IndexSettings
 from engine.store import changes
@@ -164,14 +165,27 @@ class LiveIndex:
         return self._generations.remove_older(self._state().generation)
 
     def is_build_due(self) -> bool:
-        """Whether delta or journal is long, a good part of the generation is dead, or it was withdrawn."""
-        settings, state, snapshot = self._settings, self._state(), self._snapshot
-        tenth = snapshot.generation.num_rows // 10 if snapshot.generation else 0
+        """Whether delta or journal is long, a good part of the generation is dead, or it was withdrawn.
+
+        Also where thresholds lack what a build tells of the gallery's people.
+        """
+        with self._store.read() as reader:
+            state, chosen = reader.state(), reader.settings()
+        settings, snapshot = self._settings, self._snapshot
+        generation = snapshot.generation
+        tenth = generation.num_rows // 10 if generation else 0
         return (
             snapshot.delta.num_rows > max(settings.delta_rows_max, tenth)
             or snapshot.dead_share > settings.dead_share_max
             or state.sequence - state.generation_sequence > max(settings.journal_rows_max, tenth)
             or self._withdrawn > 0
+            or lacks_neighbours(
+                chosen,
+                generation,
+                state.num_identities,
+                snapshot.delta.num_rows,
+                settings.crowding_templates_max,
+            )
         )
 
     def build_if_due(self, progress: Callable[[int, int], None]) -> None:
@@ -251,7 +265,13 @@ class LiveIndex:
         self._remove_unfinished()
         try:
             num_rows, settings = self._state().num_templates, self._settings
-            told = Arguments(number, settings.flat_rows_max, settings.build_threads, self._store.settings)
+            told = Arguments(
+                number,
+                settings.flat_rows_max,
+                settings.build_threads,
+                self._store.settings,
+                settings.crowding_templates_max,
+            )
             if num_rows <= settings.build_inline_rows_max:
                 sequence = build_here(self._store, told, progress)
             else:

@@ -8,8 +8,10 @@ decided by comparing the stored vectors again, as `verify` compares them.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +23,7 @@ from engine.types import Candidate, Vectors
 
 COMPARED_AT_ONCE = 1 << 15
 """Templates read and compared in float64 at once, some 25 bytes for each of their floats."""
+_SIMILARITY = operator.attrgetter("similarity")
 _GROWTH = 8
 """Rows looked at are multiplied by this where those before did not suffice."""
 
@@ -214,7 +217,10 @@ class Ranking:
 
 def ranked(candidates: Sequence[Candidate], k: int) -> tuple[Candidate, ...]:
     """The k best, best first; ids decide between equal similarities by their bytes, as everywhere."""
-    return tuple(sorted(candidates, key=lambda one: (-one.similarity, one.identity_id.encode()))[:k])
+    best = sorted(candidates, key=_SIMILARITY, reverse=True)
+    if any(one.similarity == other.similarity for one, other in pairwise(best)):
+        best.sort(key=lambda one: (-one.similarity, one.identity_id.encode()))
+    return tuple(best[:k])
 
 
 def _cosines(vectors: Vectors, wide: NDArray[np.float64]) -> list[float]:

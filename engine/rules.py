@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 
 from engine.errors import InvalidIdError, InvalidInputError, InvalidVectorError
-from engine.types import (
+from engine.limits import (
     ATTRIBUTES_BYTES_MAX,
     CROP_BYTES_MAX,
     DIMENSION_MAX,
@@ -17,10 +17,8 @@ from engine.types import (
     K_MAX,
     SOURCE_BYTES_MAX,
     TEMPLATES_PER_IDENTITY_MAX,
-    EmbeddingContract,
-    Enrollment,
-    GallerySettings,
 )
+from engine.types import EmbeddingContract, Enrollment, GallerySettings
 
 GALLERY_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _REFUSED_CATEGORIES = {
@@ -146,6 +144,34 @@ def check_settings(settings: GallerySettings) -> None:
             f"it must be 1 to {TEMPLATES_PER_IDENTITY_MAX}"
         )
     check_threshold(settings.threshold)
+    for name in ("target_fpir", "review_fpir", "target_fmr"):
+        check_rate(getattr(settings, name), name)
+    if settings.threshold is not None and settings.target_fpir is not None:
+        raise InvalidInputError(
+            "threshold and target_fpir exclude each other: a threshold is fixed, or follows from a rate"
+        )
+    if settings.review_fpir is not None:
+        if settings.target_fpir is None:
+            raise InvalidInputError("review_fpir needs target_fpir, the rate that it is above")
+        if settings.review_fpir <= settings.target_fpir:
+            raise InvalidInputError(
+                f"review_fpir is {settings.review_fpir}, it must be more than target_fpir,"
+                f" {settings.target_fpir}: more strangers are looked at than accepted"
+            )
+    # Two similarities are at most 2 apart.
+    if not 0.0 <= settings.ambiguity <= 2.0:
+        raise InvalidInputError(
+            f"ambiguity is {settings.ambiguity}, it must be a difference of similarities from 0 to 2"
+        )
+
+
+def check_rate(rate: float | None, name: str) -> None:
+    """Raise InvalidInputError unless None or a share more than 0 and less than 1; NaN is neither."""
+    if rate is not None and not 0.0 < rate < 1.0:
+        raise InvalidInputError(
+            f"{name} is {rate}, it must be more than 0 and less than 1",
+            hint="0.001 accepts one stranger in a thousand; 0 would accept nobody, 1 everybody.",
+        )
 
 
 def check_expire_time(expire_time: float | None) -> None:

@@ -6,24 +6,46 @@ identity name or attribute can reach it.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.errors import SettingsError
 from engine.logs import LOGGER, REQUEST_EVENT
 
 if TYPE_CHECKING:
-    from engine.types import GalleryInfo
+    from engine.open_set_types import GalleryThresholds, ProbeStatistics
+    from engine.types import Decision, GalleryInfo
+
+    Thresholds = tuple[str, GalleryThresholds, bool]
 
 REQUEST_ID_CHARACTERS_MAX = 64
 """Of a request id in a log line; the rest is cut."""
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+
+PROBE_GALLERIES_MAX = 50
+"""Galleries whose probe statistics are shown, the first by id: each has some 60 series."""
+THRESHOLD_GALLERIES_MAX = 50
+"""Galleries whose thresholds are shown, the first by id: each has four series, and is opened for it."""
+SIMILARITY_BUCKETS = tuple(number / 50 for number in range(51))
+"""Upper edges. Similarities below 0 are in the first."""
+
+
+class CountsProbes(Protocol):
+    """What counts a gallery's probes, see engine.probe_statistics."""
+
+    def report(self) -> ProbeStatistics:
+        """Tell the histogram and the drift."""
+
+    def decisions(self) -> Mapping[Decision, int]:
+        """Answers by decision."""
 
 
 class RequestRecord:
@@ -146,6 +168,17 @@ class Telemetry:
         """Publish the sizes of all galleries, asked for whenever the metrics are read."""
         self.registry.register(GallerySizes(infos))
 
+    def watch_probes(self, counters: Callable[[], Mapping[str, CountsProbes]]) -> None:
+        """Publish the probe statistics of galleries, by their ids, asked for whenever the metrics are read.
+
+        Of several processes each publishes what it answered: counts add up, drift is of each on its own.
+        """
+        self.registry.register(ProbeMetrics(counters))
+
+    def watch_thresholds(self, thresholds: Callable[[], Iterable[Thresholds]]) -> None:
+        """Publish the thresholds of galleries with a target rate, asked for whenever the metrics are read."""
+        self.registry.register(ThresholdMetrics(thresholds))
+
     def serve_metrics(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """As `serve_registry`."""
         return serve_registry(self.registry, host, port)
@@ -193,3 +226,87 @@ class GallerySizes(Collector):
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Name no metrics beforehand: registering then reads no gallery."""
         return iter(())
+
+
+class ThresholdMetrics(Collector):
+    """By which thresholds galleries with a target rate decide."""
+
+    def __init__(self, thresholds: Callable[[], Iterable[Thresholds]]):
+        """`thresholds` gives each gallery's id, thresholds, and whether its own people disagree."""
+        self._thresholds = thresholds
+
+    def collect(self) -> Iterator[Metric]:
+        """Read them."""
+        threshold, target, num_warnings, disagreement = (
+            GaugeMetricFamily(f"identiface_gallery_{name}", text, labels=["gallery"])
+            for name, text in (
+                ("threshold", "Similarity from which on a probe is a match."),
+                ("target_fpir", "Share of strangers that the threshold is to let in."),
+                ("threshold_warnings", "Things known to speak against the threshold; Status tells them."),
+                ("own_people_disagree", "Whether own people and calibration disagree on the threshold."),
+            )
+        )
+        for gallery_id, found, has_disagreement in itertools.islice(
+            self._thresholds(), THRESHOLD_GALLERIES_MAX
+        ):
+            threshold.add_metric([gallery_id], found.threshold)
+            target.add_metric([gallery_id], found.target_fpir or 0.0)
+            num_warnings.add_metric([gallery_id], len(found.warnings))
+            disagreement.add_metric([gallery_id], float(has_disagreement))
+        yield from (threshold, target, num_warnings, disagreement)
+
+    def describe(self) -> Iterator[Metric]:
+        """Name no metrics beforehand: registering then reads no gallery."""
+        return iter(())
+
+
+class ProbeMetrics(Collector):
+    """Top similarities, decisions and drift of galleries that count their probes."""
+
+    def __init__(self, counters: Callable[[], Mapping[str, CountsProbes]]):
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        """Read them."""
+        tops = HistogramMetricFamily(
+            "identiface_probe_top_similarity", "Of a probe and its best candidate.", labels=["gallery"]
+        )
+        decisions = CounterMetricFamily(
+            "identiface_probe_decisions", "Probes answered, by decision.", labels=["gallery", "decision"]
+        )
+        drift = GaugeMetricFamily(
+            "identiface_probe_drift",
+            "Of probes from the calibration, -1 to 1; above 0 they are more alike to the enrolled.",
+            labels=["gallery"],
+        )
+        is_alarming = GaugeMetricFamily(
+            "identiface_probe_drift_alarm", "Whether drift is beyond what is tolerated.", labels=["gallery"]
+        )
+        for gallery_id, counter in itertools.islice(sorted(self._counters().items()), PROBE_GALLERIES_MAX):
+            statistics = counter.report()
+            tops.add_metric([gallery_id], *_histogram(statistics))
+            for decision, num in counter.decisions().items():
+                decisions.add_metric([gallery_id, decision.value], num)
+            if statistics.drift is not None:
+                drift.add_metric([gallery_id], statistics.drift)
+                is_alarming.add_metric([gallery_id], float(statistics.is_alarming))
+        yield from (tops, decisions, drift, is_alarming)
+
+    def describe(self) -> Iterator[Metric]:
+        """Name no metrics beforehand: registering then reads no gallery."""
+        return iter(())
+
+
+def _histogram(statistics: ProbeStatistics) -> tuple[list[tuple[str, float]], float]:
+    """Buckets as Prometheus wants them, with the counts of all below, and the sum of similarities.
+
+    The sum is by the middles of bins, none below 0: what is summed must not fall.
+    """
+    counts = [0] * (len(SIMILARITY_BUCKETS) + 1)
+    total = 0.0
+    for each in statistics.bins:
+        middle = (each.low + each.high) / 2.0
+        counts[bisect.bisect_left(SIMILARITY_BUCKETS, middle)] += each.num_probes
+        total += max(0.0, middle) * each.num_probes
+    edges = [*map(str, SIMILARITY_BUCKETS), "+Inf"]
+    return [(edge, float(num)) for edge, num in zip(edges, itertools.accumulate(counts), strict=True)], total

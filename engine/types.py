@@ -1,7 +1,6 @@
 """Plain values of the domain. Knows nothing of files, networks, stores or the wire.
 
-Dimension letters used throughout the engine: n items of a batch, d template dimension, h, w picture
-height and width, k candidates asked for.
+Letters of dimensions: n items of a batch, d floats of a template, h, w pixels of a picture, k candidates.
 """
 
 from __future__ import annotations
@@ -24,37 +23,9 @@ Vectors = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
 """uint8[h, w, 3], red first, rows from the top."""
 Keypoints = NDArray[np.float32]
-"""float32[5, 2]: x, y in pixels of left eye, right eye, nose, mouth left, mouth right, where left is
-the picture's left."""
+"""float32[5, 2]: x, y in pixels of left eye, right eye, nose, mouth left, mouth right, as one sees them."""
 
 NO_ATTRIBUTES: Mapping[str, str] = {}
-
-IDENTITY_ID_BYTES_MAX = 255
-"""Bytes of UTF-8; well below LMDB's longest key."""
-SOURCE_BYTES_MAX = 255
-"""Bytes of UTF-8."""
-ATTRIBUTES_BYTES_MAX = 1024
-"""Bytes of UTF-8 of all keys and values of one identity: records stay inside one LMDB page."""
-TEMPLATES_PER_IDENTITY_MAX = 16
-CROP_BYTES_MAX = 1 << 18
-"""Of one kept crop: noise, which JPEG cannot compress, takes 160,000 bytes, a face some 16,000."""
-DIMENSION_MIN = 2
-DIMENSION_MAX = 1024
-K_DEFAULT = 10
-K_MAX = 100
-ENROLL_ITEMS_MAX = 256
-"""Identities in one commit."""
-PROBES_MAX = 256
-"""Probes in one call."""
-PICTURES_MAX = 64
-"""Pictures in one call."""
-RECALL_PROBES_DEFAULT = 1000
-RECALL_PROBES_MAX = 10_000
-"""Probes of one measurement of an index."""
-REMOVE_ITEMS_MAX = 1000
-"""Identities removed in one commit."""
-PAGE_ITEMS_DEFAULT = 100
-PAGE_ITEMS_MAX = 1000
 
 
 class FaceChoice(enum.StrEnum):
@@ -98,7 +69,21 @@ class ThresholdOrigin(enum.StrEnum):
 
     CONTRACT = "contract"
     GALLERY = "gallery"
+    """The gallery's fixed threshold."""
     REQUEST = "request"
+    CALIBRATION = "calibration"
+    """The gallery's target rate, by its contract's calibration and the identities searched."""
+    OWN_PEOPLE = "own people"
+    """The gallery's target rate, by how alike its own people are: stricter than the calibration's."""
+
+
+class CrowdingCorrection(enum.StrEnum):
+    """Whether similarities are corrected by how crowded the neighbourhoods of probe and candidate are."""
+
+    AUTO = "auto"
+    """Where the contract's calibration says that it finds more people, and the gallery has a target_fpir."""
+    ON = "on"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +282,8 @@ class Candidate:
     """Cosine of the probe and the identity's templates, fused as asked for, -1..1."""
     template_id: int
     """The best template."""
+    similarity_corrected: float | None = None
+    """Similarity less half of how crowded probe and candidate stand; None: no correction was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,15 +292,23 @@ class Identification:
 
     decision: Decision
     candidates: tuple[Candidate, ...]
-    """Best first; equal similarities in order of identity_id."""
+    """Best first, by similarity_corrected where that is there; equal similarities in order of identity_id."""
     threshold: float
+    """What similarity, or similarity_corrected where that is there, must reach for a MATCH."""
     threshold_origin: ThresholdOrigin
     searched_sequence: int
     """The answer includes every write up to this sequence."""
     num_searched: int
     """Templates that were searched."""
     is_exact: bool
-    """Whether the candidates are proven to be those of an exact scan. Their similarities always are exact."""
+    """Whether the candidates are proven to be those of an exact scan. Similarities always are exact."""
+    num_identities: int = 0
+    """Identities left to search after filters; with several attributes at most so many."""
+    estimated_fpir: float | None = None
+    """Share of strangers, 0..1, whose best candidate among as many identities would reach the best one's
+    similarity here; None: no candidate, or the contract has no calibration."""
+    review_threshold: float | None = None
+    """From here on it is REVIEW at least; None: the gallery has no review_fpir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,9 +330,21 @@ class GallerySettings:
 
     templates_per_identity_max: int = 16
     threshold: float | None = None
-    """Fixed similarity threshold; None: the contract's."""
+    """Fixed similarity threshold; None: the contract's. Not together with target_fpir."""
     keep_crops: bool = False
     """Whether the face of each enrolled picture is kept beside its template. Never changes."""
+    target_fpir: float | None = None
+    """Wished share of strangers who are a MATCH, between 0 and 1: the threshold follows from it, from the
+    contract's calibration and the identities searched."""
+    review_fpir: float | None = None
+    """Share of strangers who may be a REVIEW or a MATCH, above target_fpir and below 1; None: no review."""
+    ambiguity: float = 0.0
+    """MATCH is REVIEW where a second identity's similarity is nearer to the best than this, 0 to 2."""
+    target_fmr: float | None = None
+    """Wished share of impostors that `verify` accepts, between 0 and 1; None: the threshold as without it."""
+    crowding: CrowdingCorrection = CrowdingCorrection.AUTO
+    has_probe_statistics: bool = False
+    """Whether the similarities of probes' best candidates are counted; no biometric data is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.decision import decide, resolve_threshold
+from engine.decision.calibration import Calibration
+from engine.decision.policy import decide
 from engine.errors import InvalidInputError
+from engine.thresholds import Thresholds
 from engine.types import EmbeddingContract, GalleryInfo, GallerySettings, Vector, Verification
 from engine.vectors import similarity
 
@@ -42,8 +44,20 @@ def choose_terms(
     raise InvalidInputError("threshold: needed where neither a gallery nor a network brings one")
 
 
-def compare(terms: Terms, probe: Vector, reference: Vector, threshold: float | None) -> Verification:
-    """Compare two unit vectors float32[d] at `threshold` or, where it is None, at that of the terms."""
+def compare(
+    terms: Terms,
+    probe: Vector,
+    reference: Vector,
+    threshold: float | None,
+    calibration: Calibration | None = None,
+) -> Verification:
+    """Compare two unit vectors float32[d] at `threshold` or, where it is None, at that of the terms.
+
+    `calibration` is of the terms' contract. Raises PreconditionError where the terms have a target_fmr and
+    there is none.
+    """
     value = similarity(probe, reference)
-    used, origin = resolve_threshold(terms.contract, terms.settings, threshold)
+    used, origin = Thresholds("", terms.contract, calibration).judge_verification(
+        terms.settings, 1, threshold
+    )
     return Verification(decide(value, used), value, used, origin)

@@ -13,6 +13,7 @@ how galleries hold their crops.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import enum
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,7 +159,8 @@ def reembed(
 ) -> Moved:
     """Fill gallery `to`, which is made where it is missing, with all identities of gallery `old`.
 
-    `threshold` is the new gallery's own; None: its contract's. The old one's belongs to the old network.
+    `threshold` is the new gallery's own; None: its contract's, or by the old gallery's target_fpir. The old
+    one's belongs to the old network.
     Raises PreconditionError where the gallery is of this contract already; ContractMismatchError,
     InvalidInputError where `to` cannot be filled; and what the target raises.
     """
@@ -208,13 +210,29 @@ def write_report(path: Path, moved: Moved) -> None:
         text.detach()
 
 
+def settings_for(old: GallerySettings, threshold: float | None) -> GallerySettings:
+    """Settings of a gallery that moves to another network.
+
+    Wished rates stay, since they are of any network, unless there is a `threshold` in their place, which
+    needs no calibration of the new one.
+    """
+    if threshold is None:
+        return dataclasses.replace(old, threshold=None, keep_crops=True)
+    return GallerySettings(
+        old.templates_per_identity_max,
+        threshold,
+        keep_crops=True,
+        ambiguity=old.ambiguity,
+        has_probe_statistics=old.has_probe_statistics,
+    )
+
+
 def _opened(
     target: Target, old: GalleryInfo, to: str, contract: EmbeddingContract, threshold: float | None
 ) -> GalleryInfo:
     new = target.find(to)
     if new is None:
-        settings = GallerySettings(old.settings.templates_per_identity_max, threshold, keep_crops=True)
-        target.create(to, contract, settings)
+        target.create(to, contract, settings_for(old.settings, threshold))
         new = target.find(to)
         assert new is not None, "it was made just now"
     if new.gallery_id != to or new.gallery_id == old.gallery_id:

@@ -41,7 +41,7 @@ _TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _BAR_PX, _LEFT_PX, _TOP_PX, _HEIGHT_PX = 6, 64, 10, 120
 _WIDTH_PX = NUM_BINS * _BAR_PX
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--soft:#57606a;--line:#d0d7de;--same:#2563a8;
 --other:#b4540a;--mark:#8a2be2}
 @media(prefers-color-scheme:dark){:root{--back:#14171b;--text:#e6e9ec;--soft:#a3acb5;--line:#3a424b;
@@ -89,7 +89,7 @@ def page(
         # Whatever slipped through: nothing is loaded, no script runs.
         '<meta http-equiv="Content-Security-Policy"',
         " content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
-        f"<title>Indexing report</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",
+        f"<title>Indexing report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
         "<h1>Indexing report</h1>\n",
         _summary_table({**summary, **others}),
         _refused_table(refused),

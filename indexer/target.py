@@ -14,10 +14,10 @@ from engine.client import Client, EnrollItem, EnrollOptions
 from engine.errors import DataFolderError, EngineError, GalleryNotFoundError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.index.settings import IndexSettings
+from engine.limits import PROBES_MAX
 from engine.live_index import report_nothing
 from engine.store.environment import StoreSettings
 from engine.types import (
-    PROBES_MAX,
     Agreement,
     Candidate,
     EmbeddingContract,

@@ -10,7 +10,7 @@ from engine.cli.arguments import Verbs, add_server_options, gallery_name, whole
 from engine.cli.connection import open_client
 from engine.cli.layout import print_json, print_lines
 from engine.errors import EngineError
-from engine.types import RECALL_PROBES_DEFAULT, RECALL_PROBES_MAX
+from engine.limits import RECALL_PROBES_DEFAULT, RECALL_PROBES_MAX
 
 _STATUS = """\
 Say what the server is and holds. Of each gallery:
@@ -18,7 +18,10 @@ Say what the server is and holds. Of each gallery:
   generation    number of its index; - until one is built, which a small gallery does without
   kind          what the index is: flat compares with everybody, codes finds the nearest by compressed
                 templates first; on a GPU, where and in how much of its memory
-  top-1, top-10 what `identiface recall` last measured of it; - is not measured"""
+  top-1, top-10 what `identiface recall` last measured of it; - is not measured
+Below, by which threshold it decides, with the interval that it lies in where it follows from a rate, the
+share of strangers who would reach it and of the enrolled who would be missed; warnings; and what was counted
+of its probes where it has --probe-statistics."""
 _BUILD = """\
 Build a gallery's index anew and make the new one current. Searches and writes go on meanwhile. The server
 does this by itself when enough was written; asked for, it is done now. It takes as long as it takes:

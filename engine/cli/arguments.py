@@ -67,15 +67,36 @@ def add_server_options(parser: argparse.ArgumentParser, *, has_json: bool = True
         default=os.environ.get(SERVER_VARIABLE) or DEFAULT_ADDRESS,
         help=f"server to ask (default: {SERVER_VARIABLE} of the environment, else {DEFAULT_ADDRESS})",
     )
+    add_timeout_option(parser)
+    if has_json:
+        add_json_option(parser)
+
+
+def add_timeout_option(parser: argparse.ArgumentParser) -> None:
+    """Add how long a server may take."""
     parser.add_argument(
         "--timeout-s",
         metavar="SECONDS",
         type=seconds,
         default=TIMEOUT_S,
-        help=f"time allowed for each call, in seconds (default: {TIMEOUT_S:g})",
+        help=f"time allowed for each call to a server, in seconds (default: {TIMEOUT_S:g})",
     )
-    if has_json:
-        add_json_option(parser)
+
+
+def add_folder_or_server(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
+    """Add where the galleries are: a data folder or a server; not required, it is that of every verb."""
+    place = parser.add_mutually_exclusive_group(required=is_required)
+    place.add_argument("--data", metavar="FOLDER", type=Path, help="data folder, while no server holds it")
+    place.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        type=address,
+        default=None if is_required else os.environ.get(SERVER_VARIABLE) or DEFAULT_ADDRESS,
+        help="a server that runs"
+        + (
+            "" if is_required else f" (default: {SERVER_VARIABLE} of the environment, else {DEFAULT_ADDRESS})"
+        ),
+    )
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +119,29 @@ def add_face_options(parser: argparse.ArgumentParser, choices: tuple[str, ...], 
         help=f"size of face at which the search starts, in pixels of its box's side, {FACE_PX_MIN} or more;"
         " boxes may come out down to about half of it; smaller takes longer and finds more that is none"
         " (default: the server's setting, 40)",
+    )
+
+
+def add_embedding_options(parser: argparse.ArgumentParser) -> None:
+    """Add how faces of labelled people's pictures are found and embedded on this machine."""
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the network runs; auto takes CUDA where it is (default: auto)",
+    )
+    parser.add_argument(
+        "--face",
+        choices=("centre", "largest"),
+        default="centre",
+        help="which of a picture's faces is meant (default: centre, the rule of LFW)",
+    )
+    parser.add_argument(
+        "--min-face-px",
+        metavar="PIXELS",
+        type=face_px,
+        help=f"size of face at which the search starts, in pixels of its box's side, {FACE_PX_MIN} or more;"
+        " boxes may come out down to about half of it (default: 70, for LFW's pictures)",
     )
 
 
@@ -171,9 +215,25 @@ def whole(text: str, smallest: int, largest: int) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """Take the seed of draws."""
+    return whole(text, 0, 2**63 - 1)
+
+
+def share(text: str) -> float:
+    """Take a share between 0 and 1, both excluded."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 < number < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, not {text!r}")
+    return number
+
+
 def candidates(text: str) -> int:
     """Take a number of candidates."""
-    from engine.types import K_MAX
+    from engine.limits import K_MAX
 
     return whole(text, 1, K_MAX)
 
@@ -191,6 +251,30 @@ def similarity(text: str) -> float:
         number = float("nan")
     if not -1.0 <= number <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a similarity from -1 to 1, not {text!r}")
+    return number
+
+
+def similarity_difference(text: str) -> float:
+    """Take how far apart two similarities are."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0.0 <= number <= 2.0:
+        raise argparse.ArgumentTypeError(f"expected a difference of similarities from 0 to 2, not {text!r}")
+    return number
+
+
+def rate(text: str) -> float:
+    """Take a share of strangers, more than 0 and less than 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0.0 < number < 1.0:
+        raise argparse.ArgumentTypeError(
+            f"expected a share of strangers, more than 0 and less than 1, for example 0.001, not {text!r}"
+        )
     return number
 
 

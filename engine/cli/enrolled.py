@@ -30,7 +30,8 @@ from engine.cli.pictures import (
 )
 from engine.client import Client, EnrollOptions, FaceEnrollResult, Picture
 from engine.errors import EngineError, InvalidInputError
-from engine.types import TEMPLATES_PER_IDENTITY_MAX, FaceChoice
+from engine.limits import TEMPLATES_PER_IDENTITY_MAX
+from engine.types import FaceChoice
 from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 _ENROLL = """\

@@ -8,10 +8,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.arguments import Parser, UsageError, Verbs, add_json_option, face_px, whole
+from engine.cli.arguments import (
+    Parser,
+    UsageError,
+    Verbs,
+    add_embedding_options,
+    add_json_option,
+    seed,
+    share,
+    whole,
+)
 from engine.cli.layout import print_json, print_lines
 from engine.cli.output_evaluate import identification_lines, pairs_lines, report_lines
-from engine.wire.limits import FACE_PX_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +119,7 @@ def add_verbs(verbs: Verbs) -> None:
     open_set.add_argument(
         "--fpir",
         metavar="SHARE",
-        type=_share,
+        type=share,
         nargs="+",
         help="false positive identification rates to judge at (default: 0.3 0.1 0.03 0.01 0.003)",
     )
@@ -132,26 +140,7 @@ def _add_common(parser: Parser) -> None:
         default="dlib-resnet",
         help="name of a network, NAME=PATH, or the path of its weights (default: dlib-resnet)",
     )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where it runs; auto takes CUDA where it is (default: auto)",
-    )
-    parser.add_argument(
-        "--face",
-        choices=("centre", "largest"),
-        default="centre",
-        help="which of a picture's faces is meant (default: centre, the rule of LFW)",
-    )
-    parser.add_argument(
-        "--min-face-px",
-        metavar="PIXELS",
-        type=face_px,
-        help=f"size of face at which the search starts, in pixels of its box's side, {FACE_PX_MIN} or more;"
-        " boxes may come out down to about half of it (default: that for LFW's pictures, which the answer"
-        " names)",
-    )
+    add_embedding_options(parser)
     parser.add_argument(
         "--errata",
         metavar="FILE",
@@ -170,7 +159,7 @@ def _add_common(parser: Parser) -> None:
         help="of people, for the intervals (default: 1000)",
     )
     parser.add_argument(
-        "--seed", metavar="NUMBER", type=_seed, default=0, help="of the resamples (default: 0)"
+        "--seed", metavar="NUMBER", type=seed, default=0, help="of the resamples (default: 0)"
     )
     add_json_option(parser)
 
@@ -331,17 +320,3 @@ def _frames(text: str) -> int:
 
 def _resamples(text: str) -> int:
     return whole(text, 1, RESAMPLES_MAX)
-
-
-def _seed(text: str) -> int:
-    return whole(text, 0, 2**63 - 1)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0.0 < share < 1.0:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, not {text!r}")
-    return share

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cli.arguments import SERVER_VARIABLE, Verbs, add_json_option, address, gallery_name, seconds
+from engine.cli.arguments import (
+    Verbs,
+    add_folder_or_server,
+    add_json_option,
+    add_timeout_option,
+    gallery_name,
+)
 from engine.cli.connection import open_client
 from engine.cli.layout import count, print_json, print_lines
 from engine.errors import DataFolderError
-from engine.wire.address import DEFAULT_ADDRESS
-from engine.wire.limits import TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.types import GalleryInfo
@@ -46,22 +49,8 @@ def add_verbs(verbs: Verbs) -> None:
     )
     export.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
     export.add_argument("file", metavar="FILE.parquet", type=parquet, help="file to write")
-    origin = export.add_mutually_exclusive_group()
-    origin.add_argument("--data", metavar="DIR", type=Path, help="data folder to read, without a server")
-    origin.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        type=address,
-        default=os.environ.get(SERVER_VARIABLE) or DEFAULT_ADDRESS,
-        help=f"server to ask (default: {SERVER_VARIABLE} of the environment, else {DEFAULT_ADDRESS})",
-    )
-    export.add_argument(
-        "--timeout-s",
-        metavar="SECONDS",
-        type=seconds,
-        default=TIMEOUT_S,
-        help=f"time allowed for each call to a server, in seconds (default: {TIMEOUT_S:g})",
-    )
+    add_folder_or_server(export, is_required=False)
+    add_timeout_option(export)
     export.add_argument("--overwrite", action="store_true", help="replace the file where there is one")
     add_json_option(export)
     export.set_defaults(run=_export)
@@ -79,10 +68,9 @@ def _export(arguments: argparse.Namespace) -> None:
 
     target: Path = arguments.file
     check_target(target, overwrite=arguments.overwrite)  # before a server is asked or a folder opened
-    opened = _open_server(arguments) if arguments.data is None else _open_folder(arguments)
-    with opened as (info, pages):
+    with open_pages(arguments) as (info, pages):
         result = export_gallery(
-            _shown(pages, info.num_identities),
+            shown_pages(pages, info.num_identities),
             info.contract,
             target,
             settings=info.settings,
@@ -101,6 +89,13 @@ def _export(arguments: argparse.Namespace) -> None:
         return
     held = f"{count(result.num_identities, 'identity')} and {count(result.num_templates, 'template')}"
     print_lines([f"{info.gallery_id}: {held} in {target}, {size_bytes / 2**20:,.1f} MiB"])
+
+
+def open_pages(
+    arguments: argparse.Namespace,
+) -> contextlib.AbstractContextManager[tuple[GalleryInfo, Iterator[Page]]]:
+    """Who is enrolled, by the arguments of `add_folder_or_server`, --timeout-s and GALLERY."""
+    return _open_server(arguments) if arguments.data is None else _open_folder(arguments)
 
 
 @contextlib.contextmanager
@@ -129,7 +124,7 @@ def _open_folder(arguments: argparse.Namespace) -> Iterator[tuple[GalleryInfo, I
         yield gallery.info(), stored_pages(gallery)
 
 
-def _shown(pages: Iterator[Page], num_total: int) -> Iterator[Page]:
+def shown_pages(pages: Iterator[Page], num_total: int) -> Iterator[Page]:
     """Show on a terminal how far it is."""
     if not sys.stderr.isatty():
         yield from pages

@@ -45,7 +45,9 @@ FACES = ("centre", "largest", "all")
 CANDIDATES = 5
 
 _IDENTIFY = """\
-Candidates below the threshold are shown in brackets: they are there to be looked at. NO_MATCH is an answer.
+Candidates below the threshold are shown in brackets: they are there to be looked at. NO_MATCH is an answer;
+REVIEW, of a gallery with --review-fpir or --ambiguity, is one for a person to look at. How many strangers
+would come as near is of one face, and says how alike strangers are, not how sure the answer is.
 With --json, several pictures give one object a line.
 
 example:

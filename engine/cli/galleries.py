@@ -5,24 +5,12 @@ from __future__ import annotations
 import argparse
 
 from engine.cli import output
-from engine.cli.arguments import (
-    UsageError,
-    Verbs,
-    add_server_options,
-    gallery_name,
-    name,
-    similarity,
-    whole,
-)
+from engine.cli.arguments import UsageError, Verbs, add_server_options, gallery_name, name, whole
 from engine.cli.connection import open_client
+from engine.cli.gallery_options import add_clear_options, add_settings_options, changes_of, settings_of
 from engine.cli.layout import print_json, print_lines
-from engine.types import (
-    DIMENSION_MAX,
-    DIMENSION_MIN,
-    TEMPLATES_PER_IDENTITY_MAX,
-    EmbeddingContract,
-    GallerySettings,
-)
+from engine.limits import DIMENSION_MAX, DIMENSION_MIN
+from engine.types import EmbeddingContract
 
 VECTORS = "vectors"
 """Name of the contract of vectors of which nothing else is known."""
@@ -30,11 +18,15 @@ VECTORS = "vectors"
 _CREATE = """\
 example:
   identiface gallery create staff
+  identiface gallery create staff --target-fpir 0.001 --review-fpir 0.01    one stranger in a thousand
   identiface gallery create staff --keep-crops    to be moved to another network one day
   identiface gallery create others --dimension 512 --threshold 0.4    for vectors made elsewhere
 """
 _UPDATE = """\
+A fixed threshold and a target rate exclude each other: setting one clears the other.
+
 example:
+  identiface gallery update staff --target-fpir 0.001
   identiface gallery update staff --threshold 0.95
 """
 _ALIAS = """\
@@ -106,15 +98,7 @@ def _add_create(below: Verbs) -> None:
         type=name,
         help=f"with --dimension: name of what made them (default: {VECTORS})",
     )
-    _add_threshold(create, "default: that of the network")
-    create.add_argument(
-        "--templates-max",
-        metavar="NUMBER",
-        type=lambda text: whole(text, 1, TEMPLATES_PER_IDENTITY_MAX),
-        default=TEMPLATES_PER_IDENTITY_MAX,
-        help=f"most templates of one identity, 1 to {TEMPLATES_PER_IDENTITY_MAX}"
-        f" (default: {TEMPLATES_PER_IDENTITY_MAX})",
-    )
+    add_settings_options(create, is_update=False)
     create.add_argument(
         "--keep-crops",
         action="store_true",
@@ -133,27 +117,10 @@ def _add_update(below: Verbs) -> None:
         epilog=_UPDATE,
     )
     update.add_argument("gallery", metavar="GALLERY", type=gallery_name, help="name or alias")
-    _add_threshold(update, "default: unchanged")
-    update.add_argument(
-        "--clear-threshold", action="store_true", help="go back to the threshold of the network"
-    )
-    update.add_argument(
-        "--templates-max",
-        metavar="NUMBER",
-        type=lambda text: whole(text, 1, TEMPLATES_PER_IDENTITY_MAX),
-        help=f"most templates of one identity, 1 to {TEMPLATES_PER_IDENTITY_MAX} (default: unchanged)",
-    )
+    add_settings_options(update, is_update=True)
+    add_clear_options(update)
     update.set_defaults(run=_update)
     add_server_options(update)
-
-
-def _add_threshold(parser: argparse.ArgumentParser, otherwise: str) -> None:
-    parser.add_argument(
-        "--threshold",
-        metavar="SIMILARITY",
-        type=similarity,
-        help=f"accept at or above this cosine, -1 to 1 ({otherwise})",
-    )
 
 
 def _create(arguments: argparse.Namespace) -> None:
@@ -171,14 +138,14 @@ def _create(arguments: argparse.Namespace) -> None:
         )
     elif arguments.contract is not None:
         raise UsageError("--contract needs --dimension: without it the gallery is of the server's network")
-    settings = GallerySettings(arguments.templates_max, arguments.threshold, arguments.keep_crops)
+    settings = settings_of(arguments)
     with open_client(arguments) as client:
         gallery = client.create_gallery(arguments.gallery, contract, settings)
     if arguments.json:
         print_json(output.gallery_json(gallery))
     else:
         told = output.gallery_json(gallery)
-        model = f"{told['model']}, {told['dimension']} floats, threshold {told['threshold']:.4f}"
+        model = f"{told['model']}, {told['dimension']} floats, threshold {output.threshold_text(gallery)}"
         print_lines([f"made gallery {gallery.gallery_id} ({model})"])
 
 
@@ -201,17 +168,9 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _update(arguments: argparse.Namespace) -> None:
-    if arguments.clear_threshold and arguments.threshold is not None:
-        raise UsageError("give either --threshold or --clear-threshold")
-    if arguments.templates_max is None and arguments.threshold is None and not arguments.clear_threshold:
-        raise UsageError("give what to change: --threshold, --clear-threshold or --templates-max")
+    changes = changes_of(arguments)
     with open_client(arguments) as client:
-        gallery = client.update_gallery(
-            arguments.gallery,
-            threshold=arguments.threshold,
-            clear_threshold=arguments.clear_threshold,
-            templates_per_identity_max=arguments.templates_max,
-        )
+        gallery = client.update_gallery(arguments.gallery, **changes)
     if arguments.json:
         print_json(output.gallery_json(gallery))
     else:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 from engine.cli.arguments import (
     UsageError,
     Verbs,
+    add_folder_or_server,
     add_json_option,
-    address,
+    add_timeout_option,
     gallery_name,
-    seconds,
     similarity,
     whole,
 )
 from engine.cli.layout import print_json, print_lines, table
-from engine.wire.limits import TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.types import EmbeddingContract
@@ -94,9 +93,7 @@ def add_verbs(verbs: Verbs) -> None:
         default=min(WORKERS_DEFAULT_MAX, len(os.sched_getaffinity(0))),
         help="processes that embed pictures, one thread each (default: %(default)s, by the cores here)",
     )
-    run.add_argument(
-        "--timeout-s", metavar="SECONDS", type=seconds, default=TIMEOUT_S, help="allowed for a server's call"
-    )
+    add_timeout_option(run)
     _add_pictures(run)
     _add_vectors(run)
     add_json_option(run)
@@ -114,9 +111,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--data", metavar="FOLDER", type=Path, help="data folder, while no server holds it")
-    target.add_argument("--server", metavar="HOST:PORT", type=address, help="a server that runs")
+    add_folder_or_server(parser)
     parser.add_argument(
         "--jobs",
         metavar="FOLDER",

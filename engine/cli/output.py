@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.cli.layout import NONE, Json, count, table, when
+from engine.cli.output_thresholds import ORIGINS, strangers_text
 from engine.client import (
     EnrolledIdentity,
     FaceEnrollResult,
@@ -16,14 +17,7 @@ from engine.client import (
     ServedGallery,
 )
 from engine.errors import EngineError
-from engine.types import Box, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
-
-_ORIGINS = {
-    ThresholdOrigin.CONTRACT: "network",
-    ThresholdOrigin.GALLERY: "gallery",
-    ThresholdOrigin.REQUEST: "request",
-}
-"""Whose a threshold is, in words for people."""
+from engine.types import Box, Candidate, Decision, EmbeddedFace, Face, RemoveResult, ThresholdOrigin
 
 
 def error_json(error: EngineError) -> Json:
@@ -56,6 +50,7 @@ def identification_json(faces: Sequence[FaceIdentification]) -> Json:
                         "identity_id": candidate.identity_id,
                         "similarity": candidate.similarity,
                         "template_id": candidate.template_id,
+                        "similarity_corrected": candidate.similarity_corrected,
                     }
                     for candidate in face.candidates
                 ],
@@ -64,6 +59,9 @@ def identification_json(faces: Sequence[FaceIdentification]) -> Json:
                 "searched_sequence": face.searched_sequence,
                 "num_searched": face.num_searched,
                 "is_exact": face.is_exact,
+                "num_identities": face.num_identities,
+                "estimated_fpir": face.estimated_fpir,
+                "review_threshold": face.review_threshold,
                 "confidence": None if face.face is None else round(face.face.confidence, 6),
             }
             for face in faces
@@ -77,20 +75,55 @@ def identification_lines(picture: str, faces: Sequence[FaceIdentification]) -> l
         return [f"{picture}: no face"]
     first = faces[0]
     head = (
-        f"{picture}: {count(len(faces), 'face')}; threshold {first.threshold:.4f} of the"
-        f" {_ORIGINS[first.threshold_origin]}, {count(first.num_searched, 'template')} searched"
+        f"{picture}: {count(len(faces), 'face')}; threshold {first.threshold:.4f}"
+        f" {ORIGINS[first.threshold_origin]}, {count(first.num_searched, 'template')} searched"
+    )
+    is_corrected = any(
+        candidate.similarity_corrected is not None for face in faces for candidate in face.candidates
     )
     rows: list[Sequence[object]] = []
     for number, face in enumerate(faces, start=1):
         start: tuple[object, ...] = (number, box_text(face.face), face.decision.value)
         for candidate in face.candidates:
-            is_near = candidate.similarity >= face.threshold
+            is_near = _compared(candidate) >= face.threshold
             shown = candidate.identity_id if is_near else f"({candidate.identity_id})"
-            rows.append((*start, shown, f"{candidate.similarity:.4f}"))
+            corrected = candidate.similarity_corrected
+            similarities = (f"{candidate.similarity:.4f}", NONE if corrected is None else f"{corrected:.4f}")
+            rows.append((*start, shown, *similarities[: 1 + is_corrected]))
             start = ("", "", "")
         if not face.candidates:
-            rows.append((*start, NONE, NONE))
-    return [head, *table(("face", "box", "decision", "identity", "similarity"), rows, "  ")]
+            rows.append((*start, NONE, *(NONE,) * (1 + is_corrected)))
+    header = ("face", "box", "decision", "identity", "similarity", "corrected")
+    lines = [head, *table(header[: 5 + is_corrected], rows, "  ")]
+    for number, face in enumerate(faces, start=1):
+        which = f"face {number}: " if len(faces) > 1 else ""
+        lines += [f"  {which}{said}" for said in _remarks(face)]
+    return lines
+
+
+def _compared(candidate: Candidate) -> float:
+    """The similarity that was compared with the threshold."""
+    corrected = candidate.similarity_corrected
+    return candidate.similarity if corrected is None else corrected
+
+
+def _remarks(face: FaceIdentification) -> list[str]:
+    """Say what a decision about a face means, and how many strangers come as near."""
+    said: list[str] = []
+    if not face.candidates:
+        return said
+    best = face.candidates[0]
+    if face.decision is Decision.REVIEW and _compared(best) >= face.threshold:
+        others = f" and {face.candidates[1].identity_id}" if len(face.candidates) > 1 else " and another"
+        said.append(f"REVIEW: {best.identity_id}{others} are both this near: let a person look")
+    elif face.decision is Decision.REVIEW:
+        start = "" if face.review_threshold is None else f", {face.review_threshold:.4f} or more"
+        said.append(f"REVIEW: {best.identity_id} is near enough for a person to look at{start}")
+    if face.estimated_fpir is not None:
+        people = "1 person" if face.num_identities == 1 else f"{face.num_identities:,} people"
+        strangers = strangers_text(face.estimated_fpir)
+        said.append(f"{strangers} would reach {_compared(best):.4f} among {people}")
+    return said
 
 
 def identification_label(face: FaceIdentification) -> str:
@@ -100,6 +133,8 @@ def identification_label(face: FaceIdentification) -> str:
     best = face.candidates[0]
     if face.decision is Decision.MATCH:
         return f"{best.identity_id} {best.similarity:.3f}"
+    if face.decision is Decision.REVIEW:
+        return f"to review ({best.identity_id} {best.similarity:.3f})"
     return f"unknown ({best.identity_id} {best.similarity:.3f})"
 
 
@@ -119,7 +154,7 @@ def verification_lines(what: str, answer: FaceVerification) -> list[str]:
     """Say whether a claim holds; `what` names picture and identity, or both pictures."""
     return [
         f"{what}: {answer.decision.value}, similarity {answer.similarity:.4f},"
-        f" threshold {answer.threshold:.4f} of the {_ORIGINS[answer.threshold_origin]}"
+        f" threshold {answer.threshold:.4f} {ORIGINS[answer.threshold_origin]}"
     ]
 
 
@@ -260,9 +295,9 @@ def identity_lines(identities: Sequence[EnrolledIdentity], *, has_header: bool) 
 
 
 def gallery_json(gallery: ServedGallery) -> Json:
-    """Tell what a gallery is and holds."""
-    contract = gallery.contract
-    fixed = gallery.settings.threshold
+    """Tell what a gallery is and holds; by a target rate its threshold is null: it moves with the size."""
+    contract, settings = gallery.contract, gallery.settings
+    threshold, origin = _threshold(gallery)
     return {
         "id": gallery.gallery_id,
         "identities": gallery.num_identities,
@@ -272,22 +307,47 @@ def gallery_json(gallery: ServedGallery) -> Json:
         "model": contract.name,
         "dimension": contract.dimension,
         "contract_digest": contract.digest,
-        "threshold": contract.threshold if fixed is None else fixed,
-        "threshold_origin": "contract" if fixed is None else "gallery",
-        "templates_per_identity_max": gallery.settings.templates_per_identity_max,
-        "keep_crops": gallery.settings.keep_crops,
+        "threshold": threshold,
+        "threshold_origin": origin.value,
+        "templates_per_identity_max": settings.templates_per_identity_max,
+        "keep_crops": settings.keep_crops,
         "create_time": when(gallery.create_time),
+        "target_fpir": settings.target_fpir,
+        "review_fpir": settings.review_fpir,
+        "ambiguity": settings.ambiguity,
+        "target_fmr": settings.target_fmr,
+        "crowding": settings.crowding.value,
+        "has_probe_statistics": settings.has_probe_statistics,
     }
+
+
+def _threshold(gallery: ServedGallery) -> tuple[float | None, ThresholdOrigin]:
+    """The threshold of a gallery and where it comes from; None: it follows from a rate and the size."""
+    settings = gallery.settings
+    if settings.target_fpir is not None:
+        return None, ThresholdOrigin.CALIBRATION
+    if settings.threshold is not None:
+        return settings.threshold, ThresholdOrigin.GALLERY
+    return gallery.contract.threshold, ThresholdOrigin.CONTRACT
+
+
+def threshold_text(gallery: ServedGallery) -> str:
+    """Say by which threshold or rate a gallery decides, in a few words."""
+    threshold, _ = _threshold(gallery)
+    return f"for FPIR {gallery.settings.target_fpir:g}" if threshold is None else f"{threshold:.4f}"
 
 
 def gallery_lines(gallery: ServedGallery) -> list[str]:
     """Describe a gallery."""
     told = gallery_json(gallery)
     told["aliases"] = ", ".join(gallery.aliases) or NONE
-    origin = ThresholdOrigin.CONTRACT if gallery.settings.threshold is None else ThresholdOrigin.GALLERY
-    told["threshold"] = f"{told['threshold']:.4f} of the {_ORIGINS[origin]}"
+    told["threshold"] = f"{threshold_text(gallery)} {ORIGINS[_threshold(gallery)[1]]}"
+    for key in ("target_fpir", "review_fpir", "target_fmr"):
+        if told[key] is not None:
+            told[key] = f"{told[key]:g}, {strangers_text(told[key])}"
     del told["threshold_origin"]
-    return table(("", ""), [(key.replace("_", " "), value) for key, value in told.items()])
+    rows = [(key.replace("_", " "), NONE if value is None else value) for key, value in told.items()]
+    return table(("", ""), rows)
 
 
 def galleries_lines(galleries: Sequence[ServedGallery]) -> list[str]:
@@ -299,6 +359,6 @@ def galleries_lines(galleries: Sequence[ServedGallery]) -> list[str]:
         told = gallery_json(gallery)
         keys = ("id", "identities", "templates", "sequence", "model", "dimension")
         aliases = ", ".join(gallery.aliases) or NONE
-        rows.append((*(told[key] for key in keys), f"{told['threshold']:.4f}", aliases))
+        rows.append((*(told[key] for key in keys), threshold_text(gallery), aliases))
     header = ("gallery", "identities", "templates", "sequence", "model", "dimension", "threshold", "aliases")
     return table(header, rows)

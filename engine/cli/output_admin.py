@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from engine.assembly import NO_MODEL
 from engine.cli.layout import NONE, Json, count, table
+from engine.cli.output_thresholds import (
+    probe_statistics_json,
+    probe_statistics_lines,
+    thresholds_json,
+    thresholds_lines,
+)
 from engine.client import BuildProgress, GalleryStatus, RecallProgress, ServerStatus
 from engine.types import Agreement
 
@@ -35,6 +41,8 @@ def status_json(status: ServerStatus) -> Json:
                 "kind": gallery.kind,
                 "agreement": agreement_json(gallery.agreement),
                 "search_device": gallery.search_device,
+                "thresholds": thresholds_json(gallery.thresholds),
+                "probe_statistics": probe_statistics_json(gallery.probe_statistics),
             }
             for gallery in status.galleries
         ],
@@ -67,7 +75,18 @@ def status_lines(server: str, status: ServerStatus) -> list[str]:
         for gallery in status.galleries
     ]
     header = ("gallery", "identities", "templates", "sequence", "generation", "kind", "top-1", "top-10")
-    return [head, *(table(header, rows, "  ") if rows else [])]
+    below = [f"  {line}" for gallery in status.galleries for line in _decision_lines(gallery)]
+    return [head, *(table(header, rows, "  ") if rows else []), *below]
+
+
+def _decision_lines(gallery: GalleryStatus) -> list[str]:
+    """Say by which thresholds a gallery decides and what its probes are like, as far as the server tells."""
+    lines: list[str] = []
+    if gallery.thresholds is not None:
+        lines += thresholds_lines(gallery.gallery_id, gallery.num_identities, gallery.thresholds)
+    if gallery.probe_statistics is not None:
+        lines += probe_statistics_lines(gallery.gallery_id, gallery.probe_statistics)
+    return lines
 
 
 def _index_text(gallery: GalleryStatus) -> str:

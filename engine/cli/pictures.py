@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from engine.cli.arguments import UsageError
 from engine.errors import EngineError, InvalidInputError
-from engine.types import SOURCE_BYTES_MAX
+from engine.limits import SOURCE_BYTES_MAX
 from engine.wire.limits import MESSAGE_SIZE_BYTES_MAX
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

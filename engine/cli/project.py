@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cli.arguments import Verbs, add_json_option, face_px, whole
+from engine.cli.arguments import Verbs, add_embedding_options, add_json_option, seed, share, whole
 from engine.cli.layout import print_json, print_lines, table
 from engine.errors import SettingsError
-from engine.types import DIMENSION_MAX
-from engine.wire.limits import FACE_PX_MIN
+from engine.limits import DIMENSION_MAX
 
 if TYPE_CHECKING:
     from engine.trainer.bootstrap import Interval
@@ -66,30 +65,13 @@ def add_verbs(verbs: Verbs) -> None:
     project.add_argument(
         "--held-out",
         metavar="SHARE",
-        type=_share,
+        type=share,
         default=0.3,
         help="of the people, to judge the map by (default: 0.3)",
     )
-    project.add_argument("--seed", metavar="NUMBER", type=_seed, default=0, help="of all draws (default: 0)")
+    project.add_argument("--seed", metavar="NUMBER", type=seed, default=0, help="of all draws (default: 0)")
     project.add_argument("--overwrite", action="store_true", help="replace the file where there is one")
-    project.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where the network runs; auto takes CUDA where it is (default: auto)",
-    )
-    project.add_argument(
-        "--face",
-        choices=("centre", "largest"),
-        default="centre",
-        help="which of a picture's faces is meant (default: centre)",
-    )
-    project.add_argument(
-        "--min-face-px",
-        metavar="PIXELS",
-        type=face_px,
-        help=f"size of face at which the search starts, in pixels, {FACE_PX_MIN} or more (default: 70)",
-    )
+    add_embedding_options(project)
     add_json_option(project)
     project.set_defaults(run=_project)
 
@@ -168,17 +150,3 @@ def _safetensors(text: str) -> Path:
 
 def _dimension(text: str) -> int:
     return whole(text, DIMENSION_SMALLEST, DIMENSION_MAX)
-
-
-def _seed(text: str) -> int:
-    return whole(text, 0, 2**63 - 1)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0.0 < share < 1.0:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, not {text!r}")
-    return share

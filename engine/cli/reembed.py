@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 from engine.cli.arguments import (
     UsageError,
     Verbs,
+    add_folder_or_server,
     add_json_option,
-    address,
+    add_timeout_option,
     gallery_name,
-    seconds,
     similarity,
 )
 from engine.cli.index import opened_target
 from engine.cli.layout import count, print_json, print_lines
 from engine.errors import DataFolderError, PreconditionError
-from engine.wire.limits import TIMEOUT_S
 
 if TYPE_CHECKING:
     from engine.embedding.embed import Embedder
@@ -54,9 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument(
         "--to", metavar="NEW_GALLERY", type=gallery_name, required=True, help="made where it is missing"
     )
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--data", metavar="FOLDER", type=Path, help="data folder, while no server holds it")
-    target.add_argument("--server", metavar="HOST:PORT", type=address, help="a server that runs")
+    add_folder_or_server(parser)
     parser.add_argument(
         "--model", metavar="SPEC", required=True, help="the new network, as `serve --model` takes it"
     )
@@ -74,9 +71,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="be content where some identities need new pictures"
     )
-    parser.add_argument(
-        "--timeout-s", metavar="SECONDS", type=seconds, default=TIMEOUT_S, help="allowed for a server's call"
-    )
+    add_timeout_option(parser)
     add_json_option(parser)
     parser.set_defaults(run=_reembed)
 

@@ -17,7 +17,7 @@ nothing, too.
 tables and keys of the settings file; flags win over it:
   (above all tables)  data, listen, port_file, insecure, metrics_listen, threads, unary_queue_max,
       streams_max, message_size_bytes_max, keepalive_s, max_connection_age_s, grace_s, workers,
-      embed_workers, worker_silence_s
+      embed_workers, worker_silence_s, calibrations
   [embedding]  model, device, num_threads
   [embedding.pipeline.limits]  bytes_max, pixels_max, side_px_max, frames_max
   [embedding.pipeline.detector]  min_face_px, thresholds, factor, pyramid_pixels_max, faces_max,
@@ -28,7 +28,8 @@ tables and keys of the settings file; flags win over it:
   [galleries.store]  map_size_bytes_max, commit_records_max, commit_ms_max, commit_pause_ms,
       queue_writes_max, receipts_s
   [galleries.index]  delta_rows_max, dead_share_max, journal_rows_max, flat_rows_max,
-      build_inline_rows_max, build_threads, catch_up_rows_max, catch_up_ms_max, search_device
+      build_inline_rows_max, build_threads, crowding_templates_max, catch_up_rows_max, catch_up_ms_max,
+      search_device
 
 search_device = "cuda" searches galleries on a GPU, exactly; every worker holds a copy of its own there.
 
@@ -76,6 +77,19 @@ def add_verbs(verbs: Verbs) -> None:
         default=None,
         help="listen and show metrics beyond this machine although nothing is encrypted and anybody may ask",
     )
+    _add_embedding(serve)
+    serve.add_argument(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        type=address,
+        help="show metrics to Prometheus here, with names and sizes of galleries (default: no)",
+    )
+    _add_processes(serve)
+    serve.add_argument("--config", metavar="FILE.toml", type=Path, help="settings file")
+    serve.set_defaults(run=_serve)
+
+
+def _add_embedding(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--model",
         metavar="SPEC",
@@ -89,6 +103,13 @@ def add_verbs(verbs: Verbs) -> None:
         " (default: auto)",
     )
     serve.add_argument(
+        "--calibration",
+        metavar="FILE",
+        action="append",
+        help="calibration of a network, from `identiface calibrate`; goes before the one beside the network's"
+        " weights and the one that comes with it; may be given several times, once for a network",
+    )
+    serve.add_argument(
         "--min-face-px",
         metavar="PIXELS",
         type=face_px,
@@ -96,15 +117,6 @@ def add_verbs(verbs: Verbs) -> None:
         f" side, {FACE_PX_MIN} or more; boxes may come out down to about half of it; smaller takes longer and"
         " finds more that is none (default: 40)",
     )
-    serve.add_argument(
-        "--metrics-listen",
-        metavar="HOST:PORT",
-        type=address,
-        help="show metrics to Prometheus here, with names and sizes of galleries (default: no)",
-    )
-    _add_processes(serve)
-    serve.add_argument("--config", metavar="FILE.toml", type=Path, help="settings file")
-    serve.set_defaults(run=_serve)
 
 
 def _add_processes(serve: argparse.ArgumentParser) -> None:
@@ -159,4 +171,5 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "workers": arguments.workers,
         "embed_workers": arguments.embed_workers,
         "embedding": embedding,
+        "calibrations": arguments.calibration,
     }

@@ -13,6 +13,7 @@ from engine.cli.arguments import UsageError, Verbs, add_json_option, face_px, se
 from engine.cli.layout import print_json, print_lines, table
 
 if TYPE_CHECKING:
+    from engine.trainer.backbones import Backbone
     from engine.trainer.crop_set import CropSet
     from engine.trainer.loop import Data
     from engine.trainer.settings import TrainSettings
@@ -185,7 +186,7 @@ def _run(arguments: argparse.Namespace) -> None:
     device = resolve_device(arguments.device)
     ranks = distributed.join(device)
     try:
-        data = _data(arguments, settings, device)
+        data, backbone = _data(arguments, settings, device)
         options = Options(
             device=device,
             num_threads=arguments.threads,
@@ -194,7 +195,7 @@ def _run(arguments: argparse.Namespace) -> None:
             ranks=ranks,
             is_bar_shown=sys.stderr.isatty(),
         )
-        ended = train(RunFolder(arguments.run_folder), settings, data, options)
+        ended = train(RunFolder(arguments.run_folder), settings, data, options, backbone)
     finally:
         distributed.leave(ranks)
     if not ranks.is_first:
@@ -241,8 +242,8 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -> Data:
-    """Crops of the people to train on and of those to judge by."""
+def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -> tuple[Data, Backbone]:
+    """Crops of the people to train on and of those to judge by; and the network whose crops they are."""
     from engine.trainer.lists import read_errata, read_names
     from engine.trainer.loop import Data
     from engine.trainer.split import hold_out, merge_identities, split_identities
@@ -251,7 +252,7 @@ def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -
     wanted = read_names(arguments.people) if arguments.people else ()
     judged = read_names(arguments.validate_people) if arguments.validate_people else ()
     same = read_errata(arguments.errata) if arguments.errata else ()
-    crops = _crops(arguments, settings, device)
+    crops, backbone = _crops(arguments, settings, device)
     _tell_missing("--people", wanted, crops)
     _tell_missing("--validate-people", judged, crops)
     crops = merge_identities(crops, same)
@@ -262,7 +263,7 @@ def _data(arguments: argparse.Namespace, settings: TrainSettings, device: str) -
         crops = _only(crops, wanted)
     if not judged and settings.validation_share:
         crops, held = split_identities(crops, settings.validation_share, settings.seed)
-    return Data(crops, held)
+    return Data(crops, held), backbone
 
 
 def _tell_missing(flag: str, names: tuple[str, ...], crops: CropSet) -> None:
@@ -278,10 +279,9 @@ def _only(crops: CropSet, names: tuple[str, ...]) -> CropSet:
     return crops.subset(rows)
 
 
-def _crops(arguments: argparse.Namespace, settings: TrainSettings, device: str) -> CropSet:
-    from engine.embedding.align import ALIGNMENTS
+def _crops(arguments: argparse.Namespace, settings: TrainSettings, device: str) -> tuple[CropSet, Backbone]:
     from engine.trainer.crops import CropSettings, build_crops
-    from engine.trainer.loop import alignment_of
+    from engine.trainer.loop import backbone_of
     from indexer.items import VectorSource
     from indexer.sources import open_source
 
@@ -291,9 +291,9 @@ def _crops(arguments: argparse.Namespace, settings: TrainSettings, device: str) 
     # Resolved: `.` has no name.
     run_folder = arguments.run_folder.resolve()
     folder = arguments.crops or run_folder.with_name(f"{run_folder.name}-crops")
-    alignment = ALIGNMENTS[alignment_of(settings)]
     limits = CropSettings(face_choice=arguments.face, min_face_px=arguments.min_face_px)
-    return build_crops(source, folder, alignment, limits, device=device)
+    backbone = backbone_of(settings)
+    return build_crops(source, folder, backbone.alignment, limits, device=device), backbone
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -98,7 +98,9 @@ def build_parser(*, is_for_serve: bool = False) -> Parser:
     if not is_for_serve:
         from engine.cli import (
             admin,
+            calibrate,
             capture,
+            check,
             enrolled,
             evaluate,
             export,
@@ -110,8 +112,8 @@ def build_parser(*, is_for_serve: bool = False) -> Parser:
             train,
         )
 
-        loading = (galleries, enrolled, faces, admin, index, reembed, export, capture)
-        for module in (*loading, evaluate, train, project):
+        loading = (galleries, enrolled, faces, admin, index, reembed, export, check, capture)
+        for module in (*loading, evaluate, calibrate, train, project):
             module.add_verbs(verbs)
     return parser
 

@@ -32,6 +32,7 @@ from engine.client.values import (
     ServedGallery,
     ServerStatus,
 )
+from engine.open_set_types import GalleryCalibration, GalleryThresholds, ProbeStatistics
 from engine.types import Agreement
 
 __all__ = [
@@ -45,9 +46,12 @@ __all__ = [
     "FaceEnrollResult",
     "FaceIdentification",
     "FaceVerification",
+    "GalleryCalibration",
     "GalleryStatus",
+    "GalleryThresholds",
     "Picture",
     "Probe",
+    "ProbeStatistics",
     "RawVector",
     "RecallProgress",
     "Sample",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from engine import rules
 from engine.client.calls import Calls
 from engine.client.values import BuildProgress, RecallProgress, ServerStatus, server_status
+from engine.errors import EngineError
+from engine.open_set_types import GalleryCalibration
 from engine.pb.identiface.v1 import admin_pb2
 from engine.wire.answers import unpack_agreement
+from engine.wire.open_set import unpack_calibration
+
+
+def _report_nothing(_share: float) -> None:
+    """Takes progress that nobody asked for."""
 
 
 class AdminCalls(Calls):
@@ -63,3 +71,31 @@ class AdminCalls(Calls):
                     )
             finally:
                 call.cancel()
+
+    def calibrate_gallery(
+        self,
+        gallery_id: str,
+        target_fpir: float | None = None,
+        progress: Callable[[float], None] = _report_nothing,
+        *,
+        timeout_s: float | None = None,
+    ) -> GalleryCalibration:
+        """Turn a wished false-positive rate into a threshold for a gallery as it is now; changes nothing.
+
+        `target_fpir` is between 0 and 1; None: the gallery's. `progress(share)` is told how much of the work
+        is done, 0 to 1; what it raises ends the work. Without `timeout_s` it may last as long as it likes.
+        Raises GalleryNotFoundError, InvalidInputError, PreconditionError where there is nothing to calibrate
+        by.
+        """
+        rules.check_rate(target_fpir, "target_fpir")
+        with self._pool.lease() as connection:
+            request = admin_pb2.CalibrateRequest(gallery_id=gallery_id, target_fpir=target_fpir or 0.0)
+            call = connection.admin.Calibrate(request, timeout=timeout_s)
+            try:
+                for answer in call:
+                    progress(answer.progress)
+                    if answer.is_done:
+                        return unpack_calibration(answer)
+            finally:
+                call.cancel()
+        raise EngineError(f"the server ended the calibration of {gallery_id} without an answer")

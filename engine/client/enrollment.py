@@ -20,8 +20,9 @@ from engine.client.values import (
     face_enroll_result,
 )
 from engine.errors import EngineError
+from engine.limits import ENROLL_ITEMS_MAX, PAGE_ITEMS_DEFAULT
 from engine.pb.identiface.v1 import enrollment_pb2
-from engine.types import ENROLL_ITEMS_MAX, NO_ATTRIBUTES, PAGE_ITEMS_DEFAULT, RemoveResult
+from engine.types import NO_ATTRIBUTES, RemoveResult
 from engine.wire.answers import unpack_removal
 from engine.wire.errors import from_status
 from engine.wire.values import pack_time

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from engine.client.calls import Calls, fresh
 from engine.client.values import ServedGallery, served_gallery
+from engine.gallery_settings import SettingsChanges, SettingsKeywords
+from engine.limits import PAGE_ITEMS_MAX
 from engine.pb.identiface.v1 import gallery_pb2
-from engine.types import PAGE_ITEMS_MAX, EmbeddingContract, GallerySettings
-from engine.wire.values import pack_contract, pack_gallery_settings
+from engine.types import EmbeddingContract, GallerySettings
+from engine.wire.galleries import pack_gallery_settings, pack_settings_changes
+from engine.wire.values import pack_contract
 
 DEFAULT_SETTINGS = GallerySettings()
 
@@ -61,25 +66,17 @@ class GalleryCalls(Calls):
         self,
         gallery_id: str,
         *,
-        templates_per_identity_max: int | None = None,
-        threshold: float | None = None,
-        clear_threshold: bool = False,
         request_id: str | None = None,
         timeout_s: float | None = None,
+        **changes: Unpack[SettingsKeywords],
     ) -> ServedGallery:
-        """Change a gallery's settings; None stays as it was, `clear_threshold` goes back to the contract's.
+        """Change a gallery's settings, given as keywords: see engine.gallery_settings.SettingsChanges.
 
-        Raises GalleryNotFoundError, InvalidInputError.
+        What is not given, or None, stays as it was. A fixed threshold and a target_fpir exclude each other:
+        setting one clears the other. Raises GalleryNotFoundError, InvalidInputError.
         """
         with self._pool.lease() as connection:
-            request = gallery_pb2.UpdateGalleryRequest(
-                gallery_id=gallery_id,
-                settings=gallery_pb2.GallerySettings(
-                    templates_per_identity_max=templates_per_identity_max, threshold=threshold
-                ),
-                clear_threshold=clear_threshold,
-                request_id=fresh(request_id),
-            )
+            request = pack_settings_changes(gallery_id, SettingsChanges(**changes), fresh(request_id))
             answer = connection.galleries.UpdateGallery(request, timeout=self._seconds(timeout_s))
         return served_gallery(answer.gallery)
 

@@ -20,8 +20,9 @@ from engine.client.values import (
     probe_message,
 )
 from engine.errors import EngineError
+from engine.limits import K_DEFAULT
 from engine.pb.identiface.v1 import identification_pb2
-from engine.types import K_DEFAULT, FaceChoice, SearchOptions
+from engine.types import FaceChoice, SearchOptions
 from engine.wire.questions import pack_search_options
 
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from engine.client.channels import ChannelPool, Connection
-from engine.types import PICTURES_MAX
+from engine.limits import PICTURES_MAX
 
 MESSAGE_ITEMS_SIZE_BYTES_MAX = 16 * 2**20
 """Size of the items of one message of a stream: what is beyond goes into the next message, a single larger

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
 from engine.errors import EngineError, InvalidInputError
+from engine.open_set_types import GalleryThresholds, ProbeStatistics
 from engine.pb.identiface.v1 import admin_pb2, enrollment_pb2, gallery_pb2, identification_pb2, types_pb2
 from engine.types import (
     Agreement,
@@ -34,7 +35,9 @@ from engine.wire.answers import (
     unpack_verification,
 )
 from engine.wire.errors import from_status
-from engine.wire.values import pack_picture, pack_time, pack_vector, unpack_contract, unpack_gallery
+from engine.wire.galleries import unpack_gallery
+from engine.wire.open_set import unpack_probe_statistics, unpack_thresholds
+from engine.wire.values import pack_picture, pack_time, pack_vector, unpack_contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,10 @@ class GalleryStatus:
     search_device: str = "cpu"
     """Where the worker that answered searches the generation: "cpu", or the GPU, with how and in how much of
     its memory. Templates enrolled since are always searched on the CPU."""
+    thresholds: GalleryThresholds | None = None
+    """By which its probes are decided; None: the server is of before, and does not tell."""
+    probe_statistics: ProbeStatistics | None = None
+    """What the worker that answered counted of its probes; None: the gallery counts none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +348,10 @@ def server_status(message: admin_pb2.StatusResponse) -> ServerStatus:
             gallery.kind,
             unpack_agreement(gallery.agreement) if gallery.HasField("agreement") else None,
             gallery.search_device or "cpu",
+            unpack_thresholds(gallery.thresholds) if gallery.HasField("thresholds") else None,
+            unpack_probe_statistics(gallery.probe_statistics)
+            if gallery.HasField("probe_statistics")
+            else None,
         )
         for gallery in message.galleries
     )

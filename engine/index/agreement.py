@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from engine.errors import DataFolderError
 from engine.index.alive import without
-from engine.index.build import sync_one
-from engine.index.generation import MANIFEST, Generation, Manifest, read_manifest, seal
+from engine.index.build import replace_manifest
+from engine.index.generation import Generation, Manifest, read_manifest
 from engine.types import Agreement
 
 _BEST = 10
@@ -75,14 +75,9 @@ def store_agreement(folder: Path, agreement: Agreement) -> Manifest:
     Raises CorruptDataError, DataFolderError.
     """
     manifest = msgspec.structs.replace(read_manifest(folder), agreement=agreement)
-    temporary = folder / f"{MANIFEST}.new"
     try:
-        temporary.write_bytes(seal(manifest))
-        sync_one(temporary)
-        temporary.replace(folder / MANIFEST)
-        sync_one(folder)
+        replace_manifest(folder, manifest)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataFolderError(f"the agreement of generation {folder} could not be stored: {error}") from error
     return manifest
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import DataFolderError, StorageFullError
 from engine.index import codes, huge_pages
@@ -64,7 +66,9 @@ def build(
     shutil.rmtree(temporary, ignore_errors=True)
     num_rows, dimension = columns.vectors.shape
     sizes = num_subquantisers(num_rows, dimension, flat_rows_max)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        stack.enter_context(written(number))
         # Not what lies above it: where the gallery was deleted meanwhile it must stay so.
         index_folder.mkdir(exist_ok=True)
         temporary.mkdir()
@@ -77,8 +81,9 @@ def build(
             contract_digest=contract_digest,
             kind=CODED if parameters else FLAT,
             faiss_version=FAISS_VERSION,
-            files={name: _entry(temporary / name) for name in names},
+            files={name: file_entry(temporary / name) for name in names},
             parameters=parameters,
+            templates_histogram=histogram_of(columns.identity_numbers),
         )
         (temporary / MANIFEST).write_bytes(seal(manifest))
         _sync(temporary)
@@ -87,13 +92,31 @@ def build(
         temporary.rename(target)
         generation.folder = target
         sync_one(index_folder)
+    return generation
+
+
+@contextlib.contextmanager
+def written(number: int) -> Iterator[None]:
+    """Raise what goes wrong with the files of a generation as StorageFullError or DataFolderError."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         is_full = error.errno in _FULL if isinstance(error, OSError) else _SHORT_WRITE in str(error)
         kind = StorageFullError if is_full else DataFolderError
         raise kind(f"generation {number} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return generation
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put another manifest in the place of a generation's, at once and synced. Raises OSError."""
+    temporary = folder / f"{MANIFEST}.new"
+    try:
+        temporary.write_bytes(seal(manifest))
+        sync_one(temporary)
+        temporary.replace(folder / MANIFEST)
+        sync_one(folder)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _write_all(
@@ -132,8 +155,15 @@ def _write(folder: Path, columns: Columns) -> list[str]:
     return [VECTORS, TEMPLATE_IDS, IDENTITY_NUMBERS]
 
 
-def _entry(path: Path) -> FileEntry:
+def file_entry(path: Path) -> FileEntry:
+    """Size and checksum of a file. Raises OSError."""
     return FileEntry(path.stat().st_size, sha256(path))
+
+
+def histogram_of(identity_numbers: NDArray[np.uint64]) -> tuple[int, ...]:
+    """How many identities have 0, 1, ... templates, up to the most that one has; of uint64[n], one a row."""
+    _, counts = np.unique(identity_numbers, return_counts=True)
+    return tuple(np.bincount(counts).tolist())
 
 
 def _sync(folder: Path) -> None:

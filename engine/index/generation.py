@@ -8,8 +8,9 @@
     index/<n>/codes.*, sample.faiss, fine.codes, axes.npz
                               what the default search scans, see `engine.index.codes`
     index/<n>/bound.*         what exact search scans, see `engine.index.exact`
+    index/<n>/crowding.npy, own_people.npz   see `engine.index.population`
 
-A generation of kind flat has neither codes nor bound.
+A generation of kind flat has neither codes nor bound; which have the last two `engine.index.neighbours` says.
 
 A folder whose name is not a plain number is a build that did not finish. Knows nothing of LMDB.
 """
@@ -37,6 +38,7 @@ from engine.index.faiss_library import library
 from engine.index.gpu import GpuSearcher
 from engine.index.parameters import CodeParameters
 from engine.index.places import places
+from engine.index.population import CROWDING, OWN_PEOPLE, read_crowding, read_own_tops
 from engine.index.read_ahead import ReadAhead
 from engine.types import Agreement, Columns, Vector, Vectors
 
@@ -78,6 +80,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of the codes."""
     agreement: Agreement | None = None
     """Of the default search with an exact one, where it was measured."""
+    templates_histogram: tuple[int, ...] = ()
+    """How many identities have 0, 1, ... templates; empty where it was built before this was counted."""
 
 
 def seal(manifest: Manifest) -> bytes:
@@ -116,10 +120,14 @@ class Generation:
         self.identity_numbers: NDArray[np.uint64] = np.asarray(
             np.load(folder / IDENTITY_NUMBERS, mmap_mode="r")
         )
-        parameters = manifest.parameters
+        files, parameters = manifest.files, manifest.parameters
+        self.crowding = read_crowding(folder / CROWDING, self.num_rows) if CROWDING in files else None
+        """float32[n], of each row, see `engine.index.neighbours`; None: it was not computed."""
+        self.own_tops = read_own_tops(folder / OWN_PEOPLE) if OWN_PEOPLE in files else None
+        """Of a sample of its people; None: there are too few, or it was built before this was kept."""
         self.codes = Codes(folder, parameters, self.vectors, self._similarities) if parameters else None
         self._on_device: GpuSearcher | None = None
-        self._bound = BoundCode.open(folder, self.vectors) if BOUND_TABLES in manifest.files else None
+        self._bound = BoundCode.open(folder, self.vectors) if BOUND_TABLES in files else None
 
     @property
     def num_rows(self) -> int:

@@ -28,6 +28,8 @@ TRAINING_ROWS_MIN = 1_000
 """FAISS asks for 39 rows for each of 16 centroids; so few are scanned exactly whatever is wished."""
 TRAINING_ROWS_MAX = 65_536
 """Training takes 0.3 s with so many."""
+CROWDING_TEMPLATES_MAX = 100_000
+"""Up to here the neighbours of every template take a core 10 s; the time grows nearly with the square."""
 NUM_COMPARED = 50
 """Rows compared exactly for each probe beyond those asked for: by the fine codes the nearest is the first or
 nearly so."""

@@ -142,6 +142,20 @@ class Snapshot:
         vectors[~is_older] = self.delta.vectors_of(rows)
         return vectors
 
+    def crowding_of(self, template_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Crowding float32[m] of templates uint64[m], living or not, as their generation was built.
+
+        NaN where it is not known: of rows of the delta, of generations without it, of nobody's neighbours.
+        """
+        crowding = self.generation.crowding if self.generation is not None else None
+        if crowding is None or self.generation is None or not len(crowding):
+            return np.full(len(template_ids), np.nan, np.float32)
+        rows = self.generation.rows_of(template_ids)
+        found = crowding[rows]
+        if len(rows) and rows.min() < 0:
+            found[rows < 0] = np.nan
+        return found
+
     def _without(self, removed: Sequence[int]) -> tuple[Alive, int]:
         if self.generation is None or not len(removed):
             return self.alive, self.num_removed

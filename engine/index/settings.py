@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from engine.config import Settings
-from engine.index.parameters import FLAT_ROWS_MAX
+from engine.index.parameters import CROWDING_TEMPLATES_MAX, FLAT_ROWS_MAX
 
 
 class IndexSettings(Settings, frozen=True):
@@ -21,12 +21,16 @@ class IndexSettings(Settings, frozen=True):
     journal_rows_max: Annotated[int, Meta(ge=1)] = 100_000
     """Writes since the generation before it is built anew, or a tenth of its rows where that is more: all are
     read when the gallery is opened."""
-    build_inline_rows_max: Annotated[int, Meta(ge=0)] = 20_000
-    """Templates of which a generation is built in the serving process; more: in one that gives way."""
+    build_inline_rows_max: Annotated[int, Meta(ge=0)] = 10_000
+    """Templates of which a generation is built in the serving process, in half a second; more: in one that
+    gives way."""
     build_threads: Annotated[int, Meta(ge=0, le=2)] = 0
     """Threads that encode a generation; 0: two from four cores on. Two take two thirds of the time."""
     flat_rows_max: Annotated[int, Meta(ge=0)] = FLAT_ROWS_MAX
     """Templates up to which a generation is scanned exactly; above it is searched by codes."""
+    crowding_templates_max: Annotated[int, Meta(ge=0)] = CROWDING_TEMPLATES_MAX
+    """Templates up to which a build finds how crowded each one lies, in galleries whose crowding correction
+    is AUTO; where it is ON it does so at any size."""
     catch_up_rows_max: Annotated[int, Meta(ge=1)] = 20_000
     """Rows of the journal that one search applies; where more were written since the last one, it is
     answered UNAVAILABLE, or from what is there where EVENTUAL consistency is asked for."""

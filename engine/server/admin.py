@@ -8,17 +8,20 @@ from concurrent import futures
 from typing import Generic, TypeVar
 
 import engine
+from engine import rules
 from engine.errors import (
     GalleryNotFoundError,
     NotImplementedYetError,
     UnavailableError,
 )
+from engine.limits import RECALL_PROBES_DEFAULT
 from engine.pb.identiface.v1 import admin_pb2 as pb
 from engine.pb.identiface.v1.admin_pb2_grpc import AdminServiceServicer
 from engine.server.backend import Backend
 from engine.server.call import Call
-from engine.types import RECALL_PROBES_DEFAULT, GalleryInfo
+from engine.types import GalleryInfo
 from engine.wire.answers import pack_agreement
+from engine.wire.open_set import pack_calibration, pack_probe_statistics, pack_thresholds
 from engine.wire.values import pack_contract
 
 T = TypeVar("T")
@@ -80,15 +83,24 @@ class AdminService(AdminServiceServicer):
         """Refuse: not in this version."""
         raise NotImplementedYetError("this version cannot back up while it serves")
 
-    def Calibrate(self, _request: pb.CalibrateRequest, _call: Call) -> Iterator[pb.CalibrateResponse]:
-        """Refuse: not in this version."""
-        raise NotImplementedYetError("this version cannot calibrate a threshold")
+    def Calibrate(self, request: pb.CalibrateRequest, call: Call) -> Iterator[pb.CalibrateResponse]:
+        """Find a gallery's threshold for a target rate, with progress."""
+        gallery = self._backend.galleries.get(request.gallery_id)
+        # NaN is true: it is refused.
+        target_fpir = request.target_fpir or None
+        rules.check_rate(target_fpir, "target_fpir")
+        calibrating = _Job(lambda note: gallery.calibrate(target_fpir, note))
+        for num_done, num_total in calibrating.progress(call):
+            yield pb.CalibrateResponse(progress=num_done / max(1, num_total))
+        yield pack_calibration(calibrating.result())
 
     def _status(self, info: GalleryInfo) -> pb.GalleryStatus | None:
         try:
-            index = self._backend.galleries.get(info.gallery_id).index_status()
+            gallery = self._backend.galleries.get(info.gallery_id)
+            index, thresholds = gallery.index_status(), gallery.thresholds()
         except GalleryNotFoundError:
             return None  # deleted since it was listed
+        counters = self._backend.galleries.probe_counters
         return pb.GalleryStatus(
             gallery_id=info.gallery_id,
             num_identities=info.num_identities,
@@ -98,6 +110,10 @@ class AdminService(AdminServiceServicer):
             kind=index.kind,
             agreement=pack_agreement(index.agreement),
             search_device=index.search_device,
+            thresholds=pack_thresholds(thresholds),
+            probe_statistics=pack_probe_statistics(
+                counters.of(info.gallery_id).report() if info.settings.has_probe_statistics else None
+            ),
         )
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from engine.errors import EngineError, NoEmbedderError
 from engine.galleries import Galleries
-from engine.types import (
-    PAGE_ITEMS_MAX,
-    EmbeddedFace,
-    EmbeddingContract,
-    Face,
-    FaceChoice,
-    GalleryInfo,
-)
+from engine.limits import PAGE_ITEMS_MAX
+from engine.open_set_types import GalleryThresholds
+from engine.types import EmbeddedFace, EmbeddingContract, Face, FaceChoice, GalleryInfo
 
 
 class EmbedderFacts(Protocol):
@@ -87,6 +83,21 @@ class Backend(EmbedBackend):
         super().__init__()
         self.galleries = galleries
         self.num_workers = num_workers
+
+    def thresholds(self) -> Iterator[tuple[str, GalleryThresholds, bool]]:
+        """Thresholds of galleries with a target rate, by id, and whether their own people disagree.
+
+        Each is opened for it: ask for few.
+        """
+        for info in self.infos():
+            if info.settings.target_fpir is None:
+                continue
+            # One that is closed, deleted or damaged meanwhile is not there.
+            with contextlib.suppress(EngineError):
+                gallery = self.galleries.get(info.gallery_id)
+                thresholds = gallery.thresholds()
+                if thresholds.estimate is not None:
+                    yield gallery.gallery_id, thresholds, gallery.has_disagreement()
 
     def infos(self) -> Iterator[GalleryInfo]:
         """List all galleries, in order of their ids."""

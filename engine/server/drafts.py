@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from engine import rules
 from engine.errors import EngineError, InvalidInputError
 from engine.gallery import Gallery
+from engine.limits import TEMPLATES_PER_IDENTITY_MAX
 from engine.pb.identiface.v1 import enrollment_pb2
 from engine.server.backend import Backend
 from engine.server.call import Call
 from engine.server.pictures import check_num_pictures, embed_for, named, only_face
-from engine.types import (
-    TEMPLATES_PER_IDENTITY_MAX,
-    EmbeddedFace,
-    Enrollment,
-    Face,
-    Template,
-    Vector,
-)
+from engine.types import EmbeddedFace, Enrollment, Face, Template, Vector
 from engine.vectors import check_batch
 from engine.wire.values import unpack_time
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from engine.errors import EngineError, InvalidInputError
+from engine.limits import PICTURES_MAX
 from engine.pb.identiface.v1 import embedding_pb2 as pb
 from engine.pb.identiface.v1 import types_pb2
 from engine.pb.identiface.v1.embedding_pb2_grpc import EmbeddingServiceServicer
 from engine.server.backend import EmbedBackend
 from engine.server.call import Call
 from engine.server.pictures import Run, named, run_pictures
-from engine.types import PICTURES_MAX, EmbeddedFace, Face, FaceChoice
+from engine.types import EmbeddedFace, Face, FaceChoice
 from engine.wire.errors import to_status
 from engine.wire.values import pack_contract, pack_picture_faces
 

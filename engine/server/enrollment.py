@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from engine import rules
 from engine.errors import EngineError, InvalidIdError, InvalidInputError
 from engine.gallery import Gallery
+from engine.limits import ENROLL_ITEMS_MAX, REMOVE_ITEMS_MAX
 from engine.pb.identiface.v1 import enrollment_pb2 as pb
 from engine.pb.identiface.v1.enrollment_pb2_grpc import EnrollmentServiceServicer
 from engine.server.backend import Backend
@@ -17,15 +18,7 @@ from engine.server.drafts import Draft, read_drafts
 from engine.server.pages import page_of
 from engine.server.pictures import check_digest, named
 from engine.server.receipts import answer_once, store_once
-from engine.types import (
-    ENROLL_ITEMS_MAX,
-    REMOVE_ITEMS_MAX,
-    EnrollResult,
-    Identity,
-    Receipt,
-    RemoveResult,
-    StoredTemplate,
-)
+from engine.types import EnrollResult, Identity, Receipt, RemoveResult, StoredTemplate
 from engine.wire.answers import pack_enroll_result, pack_identity, pack_receipt, pack_removal
 from engine.wire.errors import to_status
 from engine.wire.values import unpack_time

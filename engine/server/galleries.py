@@ -14,7 +14,8 @@ from engine.server.pages import page_of
 from engine.server.receipts import store_once
 from engine.types import EmbeddingContract
 from engine.wire.answers import pack_receipt
-from engine.wire.values import pack_gallery, unpack_contract, unpack_gallery_settings
+from engine.wire.galleries import pack_gallery, unpack_gallery_settings, unpack_settings_changes
+from engine.wire.values import unpack_contract
 
 
 class GalleryService(GalleryServiceServicer):
@@ -71,18 +72,13 @@ class GalleryService(GalleryServiceServicer):
                 f" {gallery.keeps_crops}",
                 hint="Create another gallery, and enroll the pictures there.",
             )
-        has_size = settings.HasField("templates_per_identity_max")
+        changes = unpack_settings_changes(request)
         return store_once(
             call,
             request,
             pb.UpdateGalleryResponse,
             find=gallery.find_receipt,
-            write=lambda receipt: gallery.update(
-                templates_per_identity_max=settings.templates_per_identity_max if has_size else None,
-                threshold=settings.threshold if settings.HasField("threshold") else None,
-                clear_threshold=request.clear_threshold,
-                receipt=receipt,
-            ),
+            write=lambda receipt: gallery.update(receipt=receipt, **changes),
             pack=lambda info: pb.UpdateGalleryResponse(
                 gallery=pack_gallery(info, self._names()[info.gallery_id]),
                 receipt=pack_receipt(info.sequence),

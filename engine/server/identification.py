@@ -9,19 +9,13 @@ import numpy as np
 
 from engine import rules
 from engine.errors import EngineError, InvalidInputError
+from engine.limits import K_DEFAULT, PROBES_MAX
 from engine.pb.identiface.v1 import identification_pb2 as pb
 from engine.pb.identiface.v1.identification_pb2_grpc import IdentificationServiceServicer
 from engine.server.backend import Backend
 from engine.server.call import Call
 from engine.server.pictures import check_digest, check_num_pictures, embed_for, named, only_face
-from engine.types import (
-    K_DEFAULT,
-    PROBES_MAX,
-    EmbeddingContract,
-    Face,
-    Identification,
-    Vector,
-)
+from engine.types import EmbeddingContract, Face, Identification, Vector
 from engine.vectors import FLOAT_BYTES, check_batch
 from engine.verification import choose_terms, compare
 from engine.wire.answers import pack_identification, pack_verification
@@ -174,5 +168,6 @@ class IdentificationService(IdentificationServiceServicer):
         check_digest(request.contract_digest, terms.contract)
         probe, probe_face = self._one_face(terms.contract, request.probe, "probe", call)
         reference, reference_face = self._one_face(terms.contract, request.reference, "reference", call)
-        verification = compare(terms, probe, reference, threshold)
+        calibration = backend.galleries.calibrations.get(terms.contract.digest)
+        verification = compare(terms, probe, reference, threshold, calibration)
         return pack_verification(verification, probe_face, reference_face)

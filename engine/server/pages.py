@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from engine.errors import InvalidInputError
-from engine.types import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
+from engine.limits import PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
 
 T = TypeVar("T")
 _VERSION = b"\x01"

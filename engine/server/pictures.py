@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from engine.errors import ContractMismatchError, EngineError, InvalidInputError, NoFaceError
+from engine.limits import PICTURES_MAX
 from engine.pb.identiface.v1 import types_pb2
 from engine.server.backend import Backend
 from engine.server.call import Call
-from engine.types import PICTURES_MAX, EmbeddedFace, EmbeddingContract, FaceChoice
+from engine.types import EmbeddedFace, EmbeddingContract, FaceChoice
 from engine.wire.values import unpack_face_choice, unpack_min_face_px
 
 F = TypeVar("F")

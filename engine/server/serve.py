@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 import engine
-from engine.assembly import build_pipeline
+from engine.assembly import build_pipeline, read_calibrations
 from engine.galleries import Galleries
 from engine.logs import LOGGER, configure_logging
 from engine.server.backend import Backend
@@ -64,7 +64,8 @@ class Server:
         self._settings = settings
         self._parts = parts
         self._telemetry = Telemetry()
-        galleries = Galleries.open(Path(settings.data), read_galleries(settings))
+        calibrations = read_calibrations(settings.calibrations, settings.embedding.model)
+        galleries = Galleries.open(Path(settings.data), read_galleries(settings), calibrations=calibrations)
         parts.callback(galleries.close)
         self._backend = Backend(galleries)
         self._endpoint = Endpoint(settings, self._telemetry, all_services(self._backend))
@@ -86,6 +87,8 @@ class Server:
             self._parts.callback(stop_metrics)
             LOGGER.info("metrics", extra={"fields": {"listen": dial(host, metrics_port)}})
         self._telemetry.watch_galleries(self._backend.infos)
+        self._telemetry.watch_thresholds(self._backend.thresholds)
+        self._telemetry.watch_probes(self._backend.galleries.probe_counters.all)
         self._backend.galleries.warm_up()
         if settings.embedding.has_network:
             pipeline = build_pipeline(settings.embedding)

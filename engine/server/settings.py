@@ -41,6 +41,9 @@ class ServeSettings(Settings, frozen=True, kw_only=True):
     """HOST:PORT for Prometheus over HTTP; empty: none. It tells the names and sizes of all galleries."""
     embedding: EmbeddingSettings = EmbeddingSettings()
     """Network and device."""
+    calibrations: tuple[str, ...] = ()
+    """Files of `identiface calibrate`. Each goes before the one beside its network's weights, and that before
+    the one that comes with the engine."""
     galleries: dict[str, Any] = msgspec.field(default_factory=dict)
     """How galleries are kept: the keys of engine.galleries.GalleriesSettings. Read when the galleries are
     opened, because reading them takes FAISS, which the parent of workers does without."""

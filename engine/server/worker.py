@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from engine.assembly import EmbeddingSettings, build_pipeline
+from engine.assembly import EmbeddingSettings, build_pipeline, read_calibrations
 from engine.errors import EngineError, WeightsError
 from engine.galleries import Galleries
 from engine.logs import LOGGER, configure_logging
@@ -45,7 +45,7 @@ from engine.server.remote_pipeline import RemotePipeline
 from engine.server.services import EMBEDDING_SERVICE, all_services
 from engine.server.settings import ServeSettings, read_galleries
 from engine.server.signals import WorkerSignals
-from engine.telemetry import GallerySizes, Telemetry
+from engine.telemetry import GallerySizes, Telemetry, ThresholdMetrics
 from engine.types import EmbeddingContract
 
 _MESSAGE_SLACK_BYTES = 1 << 20
@@ -121,11 +121,16 @@ class Worker:
         """Open and warm up all, then bind: no connection comes to a worker that cannot answer it yet."""
         orders, settings = self._orders, self._settings
         galleries = Galleries.open(
-            Path(settings.data), read_galleries(settings), lock_fd=orders.lock_descriptor
+            Path(settings.data),
+            read_galleries(settings),
+            lock_fd=orders.lock_descriptor,
+            calibrations=read_calibrations(settings.calibrations, settings.embedding.model),
         )
         parts.callback(galleries.close)
         backend = Backend(galleries, settings.workers)
         self._sizes.register(GallerySizes(backend.infos))
+        self._sizes.register(ThresholdMetrics(backend.thresholds))
+        self._telemetry.watch_probes(galleries.probe_counters.all)
         galleries.warm_up()
         if orders.sockets:
             backend.pipeline = self._remote_pipeline()

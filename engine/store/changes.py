@@ -17,6 +17,7 @@ from engine.store.tables import Reader, Writer
 from engine.types import (
     Enrollment,
     EnrollResult,
+    GalleryInfo,
     GallerySettings,
     Identity,
     RemoveResult,
@@ -113,6 +114,20 @@ def describe(
         identity_id, record.attributes, tuple(record.template_ids), record.create_ms / 1e3, expire_time
     )
     return identity, tuple(templates)
+
+
+def describe_gallery(gallery_id: str, reader: Reader) -> GalleryInfo:
+    """A gallery as its store says it is."""
+    state = reader.state()
+    return GalleryInfo(
+        gallery_id,
+        reader.contract(),
+        reader.settings(),
+        state.num_identities,
+        state.num_templates,
+        state.sequence,
+        reader.create_time(),
+    )
 
 
 def enroll(

@@ -29,7 +29,7 @@ from engine.types import Vector
 DATA_FILE = "data.mdb"
 """LMDB's own name."""
 SCANNED_VECTORS_MAX = 16
-"""Erased vectors that the copy is searched for: writes wait meanwhile, 0.1 s for each and GB."""
+"""Erased vectors that the copy is searched for: writes wait meanwhile, for each of them and each GB."""
 COPY_COMMIT_BYTES = 16 << 20
 """Keys and values copied in one commit."""
 _OPEN_TRIES = 100

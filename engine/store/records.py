@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from engine.errors import CorruptDataError, NewerFormatError
-from engine.types import Vector
+from engine.types import GallerySettings, Vector
 
 FORMAT_VERSION = 3
 """1: the first. 2: attributes can be looked up, in a table of their own. 3: crops are kept, in another."""
@@ -201,6 +201,22 @@ def unpack(data: bytes, kind: type[T]) -> T:
         return decoded
     except msgspec.MsgspecError as error:
         raise CorruptDataError(f"a {kind.__name__} does not decode: {error}") from error
+
+
+def unpack_settings(data: bytes) -> GallerySettings:
+    """Bytes to a gallery's settings; those that an older version did not know have their defaults.
+
+    Raises CorruptDataError; NewerFormatError for a choice that this version does not know.
+    """
+    try:
+        return unpack(data, GallerySettings)
+    except CorruptDataError as error:
+        # The checksum holds: these are the bytes that were written.
+        if isinstance(error.__cause__, msgspec.ValidationError):
+            raise NewerFormatError(
+                f"the gallery's settings were not written by this version: {error.__cause__}"
+            ) from error
+        raise
 
 
 def _seal(body: bytes) -> bytes:

@@ -116,7 +116,7 @@ class Reader:
 
     def settings(self) -> GallerySettings:
         """The gallery's settings."""
-        return records.unpack(self._need("meta", b"settings"), GallerySettings)
+        return records.unpack_settings(self._need("meta", b"settings"))
 
     def create_time(self) -> float:
         """Unix time, seconds."""

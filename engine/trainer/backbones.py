@@ -11,20 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from engine.embedding import delta, dlib_resnet, mapped_network, mobilefacenet, networks, nn4_small2
 from engine.embedding.align import ALIGNMENTS, Alignment
 from engine.embedding.checkpoints import sha256_of_state
-from engine.embedding.embed import Embedder
 from engine.embedding.mapped_network import MappedNetwork, VectorMap
 from engine.embedding.networks import INCEPTION_RESNET, Network
 from engine.embedding.torch_network import Scaling, TorchNetwork
 from engine.errors import SettingsError, WeightsError
-from engine.types import Vectors
 
 DIMENSION = 128
 """Template size of what starts from a seed, unless asked otherwise."""
@@ -173,16 +169,6 @@ def as_network(backbone: Backbone, device: str = "cpu") -> Network:
         module=module,
         scaling=backbone.scaling,
     )
-
-
-def base_vectors(backbone: Backbone, crops: NDArray[np.uint8]) -> Vectors:
-    """Templates float32[n, base.dimension] of crops uint8[n, s, s, 3]: a head's inputs, made once.
-
-    Raises SettingsError where the backbone takes pixels.
-    """
-    if backbone.base is None:
-        raise SettingsError(f"{backbone.name} takes pixels, not the vectors of a base")
-    return Embedder(backbone.base).embed(crops)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 (as nn.Module.train)

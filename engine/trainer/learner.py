@@ -76,7 +76,7 @@ class Learner:
     def __init__(
         self, faces: Faces, objective: nn.Module, settings: TrainSettings, ranks: Ranks, device: str
     ):
-        # Convolutions on CPUs are half as fast in the other layout.
+        # Convolutions on CPUs are faster in this layout.
         self.faces = faces.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective.to(device)
         self.settings = settings

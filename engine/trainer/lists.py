@@ -31,10 +31,10 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_errata(path: Path) -> tuple[tuple[str, str], ...]:
+def read_errata(path: Path, kind: str = "same") -> tuple[tuple[str, str], ...]:
     """Read which names are one person: lines ``name<TAB>name<TAB>kind``, the first a header.
 
-    Gives the pairs of kind ``same``; those of kind ``relative`` are two people and stay in. Raises
+    Gives the pairs of `kind`: ``same``; those of kind ``relative`` are two people and stay in. Raises
     InvalidInputError naming file and line for anything else.
     """
     lines = read_lines(path)
@@ -50,7 +50,7 @@ def read_errata(path: Path) -> tuple[tuple[str, str], ...]:
                 f"{path}, line {number}: expected name, name and one of {', '.join(ERRATA_KINDS)}, divided by"
                 f" tabs, not {line!r}"
             )
-        if cells[2] == "same":
+        if cells[2] == kind:
             same.append((cells[0], cells[1]))
     return tuple(same)
 

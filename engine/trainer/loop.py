@@ -106,14 +106,16 @@ class Ended:
     """The weights to be served, once done."""
 
 
-def alignment_of(settings: TrainSettings) -> str:
-    """Name of the crop that the run's network takes."""
-    return backbone_of(settings).alignment.name
-
-
-def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options) -> Ended:
+def train(
+    run: RunFolder,
+    settings: TrainSettings,
+    data: Data,
+    options: Options,
+    backbone: Backbone | None = None,
+) -> Ended:
     """Train from where the run is to its end, or until it is asked to pause.
 
+    `backbone` is what `backbone_of` makes of these settings, where the caller had to make it already.
     SIGINT, SIGTERM and `stop_after_s` end it after the step in hand, with a checkpoint. Raises TrainingError
     where an alarm or short memory ends it, PreconditionError where the folder holds another run, WeightsError
     for a checkpoint that cannot be used, SettingsError and InvalidInputError where settings and data cannot
@@ -122,7 +124,7 @@ def train(run: RunFolder, settings: TrainSettings, data: Data, options: Options)
     ranks = options.ranks
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    backbone = backbone_of(settings)
+    backbone = backbone or backbone_of(settings)
     # Before anything is written: what is refused leaves no folder that other settings would not fit.
     _check(backbone, settings, data, ranks)
     if ranks.is_first:

@@ -8,6 +8,7 @@ Knows nothing of how faces are found or embedded, and nothing of what the templa
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +53,19 @@ def embed_people(
     choice: FaceChoice = FaceChoice.CENTRE,
     min_face_px: int = MIN_FACE_PX,
     progress: bool = False,
+    only: Collection[str] | None = None,
 ) -> LabelledVectors:
     """Embed every picture of `find_pictures` once; a picture without a face gives a row of zeros.
+
+    `only` names the people to take; None: all.
 
     Raises InvalidInputError as `find_pictures`, and for choice ALL; whatever the pipeline raises.
     """
     if choice is FaceChoice.ALL:
         raise InvalidInputError("one face of each picture is judged: choose centre or largest, not all")
     paths = find_pictures(root)
+    if only is not None:
+        paths = tuple(path for path in paths if path.parent.name in only)
     templates = embed_pictures(pipeline, paths, choice=choice, min_face_px=min_face_px, progress=progress)
     vectors = np.where(templates.is_detected[:, None], templates.vectors, np.float32(0.0))
     labels = as_labels([path.parent.name for path in paths])

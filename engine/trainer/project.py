@@ -28,6 +28,7 @@ from engine import metrics
 from engine.config import Settings
 from engine.embedding.mapped_network import VectorMap, map_vectors
 from engine.errors import InvalidInputError
+from engine.limits import DIMENSION_MIN
 from engine.trainer.bootstrap import BootstrapSettings, OpenSetIntervals, paired_bootstrap
 from engine.trainer.objectives import ObjectiveSettings, build_objective
 from engine.trainer.open_set import (
@@ -40,7 +41,7 @@ from engine.trainer.open_set import (
 from engine.trainer.roles import open_roles
 from engine.trainer.sampler import PKSampler
 from engine.trainer.verification import ROWS_MAX
-from engine.types import DIMENSION_MIN, Vectors
+from engine.types import Vectors
 
 FPIRS = (0.1, 0.03, 0.01)
 CHOOSING_FPIR = 0.1

@@ -1,8 +1,8 @@
 """Frozen stages run once: what they give for every crop and its mirror is kept, and training reads that.
 
-Nine tenths of a fine-tuning step are work that gives the same each time. What it cannot have is augmentation
-of pixels: a face is seen as it is or mirrored. Kept as float16, whose rounding moves dlib's templates by less
-than float32's last three digits (cosine above 0.999999).
+More than half of a fine-tuning step is work that gives the same each time. What it cannot have is
+augmentation of pixels: a face is seen as it is or mirrored. Kept as float16, whose rounding moves dlib's
+templates by less than float32's last three digits (cosine above 0.999999).
 
 Knows which networks can be cut in two; knows nothing of losses or files of weights.
 """

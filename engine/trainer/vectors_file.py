@@ -13,17 +13,22 @@ Knows nothing of networks, and nothing of what the vectors are judged by.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InvalidInputError
+from engine.limits import DIMENSION_MAX, DIMENSION_MIN
 from engine.trainer.lists import read_lines
 from engine.trainer.open_set import Labels
-from engine.types import DIMENSION_MAX, DIMENSION_MIN
+from engine.types import EmbeddingContract
 
+CONTRACT_KEY = b"identiface.contract"
+"""Of a Parquet file's metadata: the fields of an EmbeddingContract as JSON, as `identiface export` writes."""
 SUFFIXES = (".npy", ".csv", ".parquet")
 VECTORS_FILE_BYTES_MAX = 8 * 2**30
 """More is not read: all vectors are held in memory, in float64 while they are judged."""
@@ -44,6 +49,12 @@ class LabelledVectors:
     def num_not_detected(self) -> int:
         """Rows without a template."""
         return int((~self.vectors.any(axis=1)).sum())
+
+    def only(self, rows: Sequence[int]) -> LabelledVectors:
+        """Keep these rows, in this order."""
+        kept = np.asarray(rows, dtype=np.int64)
+        keys = tuple(self.keys[row] for row in kept.tolist()) if self.keys else ()
+        return LabelledVectors(self.vectors[kept], self.labels[kept], keys)
 
 
 def read_vectors(vectors_path: Path, labels_path: Path | None = None) -> LabelledVectors:
@@ -83,6 +94,23 @@ def read_vectors(vectors_path: Path, labels_path: Path | None = None) -> Labelle
             " stands for a picture without a face"
         )
     return LabelledVectors(vectors, as_labels(labels), tuple(keys))
+
+
+def read_contract(path: Path) -> EmbeddingContract | None:
+    """Read the contract that a Parquet file of `identiface export` names; None where a file names none.
+
+    Raises InvalidInputError where it is damaged.
+    """
+    if path.suffix.lower() != ".parquet":
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        told = (pq.read_schema(path).metadata or {}).get(CONTRACT_KEY)
+        return None if told is None else msgspec.json.decode(told, type=EmbeddingContract)
+    except (OSError, pa.ArrowException, msgspec.DecodeError) as error:
+        raise InvalidInputError(f"{path} names no readable embedding contract: {error}") from error
 
 
 def as_labels(names: list[str]) -> Labels:

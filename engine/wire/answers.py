@@ -43,6 +43,8 @@ _ORIGINS = {
     ThresholdOrigin.CONTRACT: types_pb2.THRESHOLD_ORIGIN_CONTRACT,
     ThresholdOrigin.GALLERY: types_pb2.THRESHOLD_ORIGIN_GALLERY,
     ThresholdOrigin.REQUEST: types_pb2.THRESHOLD_ORIGIN_REQUEST,
+    ThresholdOrigin.CALIBRATION: types_pb2.THRESHOLD_ORIGIN_CALIBRATION,
+    ThresholdOrigin.OWN_PEOPLE: types_pb2.THRESHOLD_ORIGIN_OWN_PEOPLE,
 }
 _ORIGINS_BACK = {int(number): origin for origin, number in _ORIGINS.items()}
 
@@ -52,18 +54,35 @@ def pack_receipt(sequence: int) -> types_pb2.WriteReceipt:
     return types_pb2.WriteReceipt(sequence=sequence, durability=types_pb2.DURABILITY_SYNCED)
 
 
+def pack_threshold_origin(origin: ThresholdOrigin) -> types_pb2.ThresholdOrigin:
+    """Turn a threshold's origin into its number."""
+    return _ORIGINS[origin]
+
+
+def unpack_threshold_origin(number: int) -> ThresholdOrigin:
+    """Turn a number into a threshold's origin.
+
+    Raises NotImplementedYetError for one that this version does not know.
+    """
+    if number not in _ORIGINS_BACK:
+        raise NotImplementedYetError(f"threshold origin {number} is not known to this version of the client")
+    return _ORIGINS_BACK[number]
+
+
 def pack_candidate(candidate: Candidate) -> types_pb2.Candidate:
-    """Turn a candidate into its message; the similarity stays the number that was compared."""
+    """Turn a candidate into its message; the similarities stay the numbers that were compared."""
     return types_pb2.Candidate(
         identity_id=candidate.identity_id,
         similarity=candidate.similarity,
         template_id=candidate.template_id,
+        similarity_corrected=candidate.similarity_corrected,
     )
 
 
 def unpack_candidate(message: types_pb2.Candidate) -> Candidate:
     """Turn a message into a candidate."""
-    return Candidate(message.identity_id, message.similarity, message.template_id)
+    corrected = message.similarity_corrected if message.HasField("similarity_corrected") else None
+    return Candidate(message.identity_id, message.similarity, message.template_id, corrected)
 
 
 def pack_identification(
@@ -75,10 +94,13 @@ def pack_identification(
         decision=_DECISIONS[identification.decision],
         candidates=[pack_candidate(candidate) for candidate in identification.candidates],
         threshold=identification.threshold,
-        threshold_origin=_ORIGINS[identification.threshold_origin],
+        threshold_origin=pack_threshold_origin(identification.threshold_origin),
         searched_sequence=identification.searched_sequence,
         num_searched=identification.num_searched,
         is_exact=identification.is_exact,
+        num_identities=identification.num_identities,
+        estimated_fpir=identification.estimated_fpir,
+        review_threshold=identification.review_threshold,
     )
 
 
@@ -90,10 +112,13 @@ def unpack_identification(
         decision=_decision(message.decision),
         candidates=tuple(unpack_candidate(candidate) for candidate in message.candidates),
         threshold=message.threshold,
-        threshold_origin=_origin(message.threshold_origin),
+        threshold_origin=unpack_threshold_origin(message.threshold_origin),
         searched_sequence=message.searched_sequence,
         num_searched=message.num_searched,
         is_exact=message.is_exact,
+        num_identities=message.num_identities,
+        estimated_fpir=message.estimated_fpir if message.HasField("estimated_fpir") else None,
+        review_threshold=message.review_threshold if message.HasField("review_threshold") else None,
     )
     return identification, unpack_face(message.face) if message.HasField("face") else None
 
@@ -106,7 +131,7 @@ def pack_verification(
         decision=_DECISIONS[verification.decision],
         similarity=verification.similarity,
         threshold=verification.threshold,
-        threshold_origin=_ORIGINS[verification.threshold_origin],
+        threshold_origin=pack_threshold_origin(verification.threshold_origin),
         template_id=verification.template_id or 0,
         searched_sequence=verification.searched_sequence,
         probe_face=pack_face(probe_face),
@@ -122,7 +147,7 @@ def unpack_verification(
         decision=_decision(message.decision),
         similarity=message.similarity,
         threshold=message.threshold,
-        threshold_origin=_origin(message.threshold_origin),
+        threshold_origin=unpack_threshold_origin(message.threshold_origin),
         template_id=message.template_id or None,
         searched_sequence=message.searched_sequence,
     )
@@ -256,9 +281,3 @@ def _decision(number: int) -> Decision:
     if number not in _DECISIONS_BACK:
         raise NotImplementedYetError(f"decision {number} is not known to this version of the client")
     return _DECISIONS_BACK[number]
-
-
-def _origin(number: int) -> ThresholdOrigin:
-    if number not in _ORIGINS_BACK:
-        raise NotImplementedYetError(f"threshold origin {number} is not known to this version of the client")
-    return _ORIGINS_BACK[number]

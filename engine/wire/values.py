@@ -12,15 +12,13 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine.errors import InvalidInputError, InvalidVectorError
-from engine.pb.identiface.v1 import embedding_pb2, gallery_pb2, types_pb2
+from engine.pb.identiface.v1 import embedding_pb2, types_pb2
 from engine.types import (
     Box,
     EmbeddedFace,
     EmbeddingContract,
     Face,
     FaceChoice,
-    GalleryInfo,
-    GallerySettings,
     Keypoints,
     Vector,
 )
@@ -210,54 +208,4 @@ def unpack_contract(message: types_pb2.EmbeddingContract) -> EmbeddingContract:
         dimension=message.dimension,
         normalisation=message.normalisation or "l2",
         threshold=message.threshold,
-    )
-
-
-def pack_gallery_settings(settings: GallerySettings) -> gallery_pb2.GallerySettings:
-    """Turn settings into their message, with every field that has a value set."""
-    return gallery_pb2.GallerySettings(
-        templates_per_identity_max=settings.templates_per_identity_max,
-        threshold=settings.threshold,
-        keep_crops=settings.keep_crops or None,
-    )
-
-
-def unpack_gallery_settings(message: gallery_pb2.GallerySettings) -> GallerySettings:
-    """Turn a message into settings; what is not set has its default."""
-    default = GallerySettings()
-    return GallerySettings(
-        templates_per_identity_max=(
-            message.templates_per_identity_max
-            if message.HasField("templates_per_identity_max")
-            else default.templates_per_identity_max
-        ),
-        threshold=message.threshold if message.HasField("threshold") else default.threshold,
-        keep_crops=message.keep_crops,
-    )
-
-
-def pack_gallery(info: GalleryInfo, aliases: Iterable[str] = ()) -> gallery_pb2.Gallery:
-    """Turn a gallery as listed, and the aliases that point to it, into its message."""
-    return gallery_pb2.Gallery(
-        gallery_id=info.gallery_id,
-        contract=pack_contract(info.contract),
-        settings=pack_gallery_settings(info.settings),
-        num_identities=info.num_identities,
-        num_templates=info.num_templates,
-        sequence=info.sequence,
-        create_time=pack_time(info.create_time),
-        aliases=sorted(aliases),
-    )
-
-
-def unpack_gallery(message: gallery_pb2.Gallery) -> GalleryInfo:
-    """Turn a message into a gallery as listed; its aliases are left in the message."""
-    return GalleryInfo(
-        gallery_id=message.gallery_id,
-        contract=unpack_contract(message.contract),
-        settings=unpack_gallery_settings(message.settings),
-        num_identities=message.num_identities,
-        num_templates=message.num_templates,
-        sequence=message.sequence,
-        create_time=unpack_time(message.create_time, "create_time"),
     )

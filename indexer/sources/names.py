@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from engine.errors import InvalidIdError, InvalidInputError
+from engine.limits import SOURCE_BYTES_MAX
 from engine.rules import check_attributes, check_identity_id, check_source
-from engine.types import SOURCE_BYTES_MAX
 from indexer.items import Reason, Refusal
 
 KEY_DIGEST_DIGITS = 32

@@ -9,7 +9,7 @@ from itertools import compress
 from pathlib import Path
 
 from engine.errors import InvalidInputError
-from engine.types import DIMENSION_MAX, DIMENSION_MIN
+from engine.limits import DIMENSION_MAX, DIMENSION_MIN
 from indexer.items import Bare, Block, Refusal
 
 _NOBODY: Mapping[int, Bare] = {}

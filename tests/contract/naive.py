@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.errors import EngineError, IdentityNotFoundError, InvalidInputError, TemplateLimitError
+from engine.limits import ATTRIBUTES_BYTES_MAX
 from engine.types import (
-    ATTRIBUTES_BYTES_MAX,
     SEARCH_DEFAULTS,
     Enrollment,
     EnrollResult,

@@ -14,6 +14,7 @@ from engine.client import Client
 from engine.errors import EngineError, InvalidInputError, InvalidVectorError
 from engine.galleries import Galleries
 from engine.gallery import Gallery
+from engine.limits import K_DEFAULT, K_MAX, PROBES_MAX
 from engine.live_index import report_nothing
 from engine.server.backend import Backend
 from engine.server.endpoint import Endpoint
@@ -22,9 +23,6 @@ from engine.server.settings import ServeSettings
 from engine.store.tables import Reader
 from engine.telemetry import Telemetry
 from engine.types import (
-    K_DEFAULT,
-    K_MAX,
-    PROBES_MAX,
     SEARCH_DEFAULTS,
     Consistency,
     Decision,

@@ -9,8 +9,9 @@ from engine.errors import InvalidInputError, PreconditionError
 from engine.galleries import Galleries
 from engine.gallery import Gallery
 from engine.index.agreement import IndexStatus
+from engine.limits import RECALL_PROBES_MAX
 from engine.live_index import report_nothing
-from engine.types import RECALL_PROBES_MAX, Agreement, Enrollment, Template
+from engine.types import Agreement, Enrollment, Template
 from tests.contract.conftest import DIMENSION, VECTORS, Maker
 from tests.contract.naive import unit_vectors
 from tests.contract.test_questions import served

@@ -80,6 +80,67 @@ def test_settings_are_changed_one_by_one(stubs: Stubs, gallery_id: str) -> None:
     assert refusal(lambda: stubs.galleries.UpdateGallery(both))[:2] == (INVALID, "INVALID_INPUT")
 
 
+def test_settings_of_an_open_set_are_changed_one_by_one(stubs: Stubs, gallery_id: str) -> None:
+    def update(**fields: object) -> set[str]:
+        settings = gallery_pb2.GallerySettings(**fields)  # type: ignore[arg-type]
+        request = gallery_pb2.UpdateGalleryRequest(gallery_id=gallery_id, settings=settings)
+        now = stubs.galleries.UpdateGallery(request).gallery.settings
+        told = stubs.galleries.GetGallery(gallery_pb2.GetGalleryRequest(gallery_id=gallery_id))
+        assert told.gallery.settings == now
+        return {field.name for field, _ in now.ListFields()} - {"templates_per_identity_max"}
+
+    assert update() == set()
+    assert update(ambiguity=0.02) == {"ambiguity"}
+    assert update(has_probe_statistics=True) == {"ambiguity", "has_probe_statistics"}
+    off = gallery_pb2.CROWDING_CORRECTION_OFF
+    assert update(crowding=off, ambiguity=0.0) == {"crowding", "has_probe_statistics"}
+    assert update(crowding=gallery_pb2.CROWDING_CORRECTION_AUTO, has_probe_statistics=False) == set()
+
+
+@pytest.mark.parametrize("field", ["target_fpir", "target_fmr"])
+def test_a_rate_needs_a_calibration_of_the_contract(stubs: Stubs, gallery_id: str, field: str) -> None:
+    settings = gallery_pb2.GallerySettings()
+    setattr(settings, field, 0.01)
+    request = gallery_pb2.UpdateGalleryRequest(gallery_id=gallery_id, settings=settings)
+    code, _, message = refusal(lambda: stubs.galleries.UpdateGallery(request))
+    assert code == PRECONDITION
+    assert f"{field} needs a calibration" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("target_fpir", 0.0),
+        ("target_fpir", 1.0),
+        ("target_fpir", float("nan")),
+        ("review_fpir", 0.1),
+        ("target_fmr", float("nan")),
+        ("ambiguity", 2.5),
+        ("crowding", 9),
+    ],
+)
+def test_wrong_settings_of_an_open_set_are_refused_by_their_field(
+    stubs: Stubs, gallery_id: str, field: str, wrong: float
+) -> None:
+    settings = gallery_pb2.GallerySettings()
+    setattr(settings, field, wrong)
+    for call in (
+        lambda: stubs.galleries.UpdateGallery(
+            gallery_pb2.UpdateGalleryRequest(gallery_id=gallery_id, settings=settings)
+        ),
+        lambda: stubs.galleries.CreateGallery(
+            gallery_pb2.CreateGalleryRequest(
+                gallery_id="wrong",
+                contract=types_pb2.EmbeddingContract(name="v", dimension=4),
+                settings=settings,
+            )
+        ),
+    ):
+        code, reason, message = refusal(call)[:3]
+        assert (code, reason) == (INVALID, "INVALID_INPUT")
+        assert field in message
+
+
 def test_pages_hold_every_gallery_once_in_order(stubs: Stubs) -> None:
     made = {make_gallery(stubs) for _ in range(5)}
     listed: list[str] = []
@@ -173,4 +234,3 @@ def test_an_index_is_built_with_progress(stubs: Stubs, gallery_id: str) -> None:
 def test_what_this_version_lacks_says_so(stubs: Stubs) -> None:
     expected = (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
     assert refusal(lambda: list(stubs.admin.Backup(admin_pb2.BackupRequest())))[:2] == expected
-    assert refusal(lambda: list(stubs.admin.Calibrate(admin_pb2.CalibrateRequest())))[:2] == expected

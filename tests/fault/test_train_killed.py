@@ -131,7 +131,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_go_on(data_folder: Path, tmp_pa
 def test_short_memory_ends_the_run_with_the_batch_that_would_fit(data_folder: Path, tmp_path: Path) -> None:
     """A step may make 192 MiB of tensors; then torch is asked for more than any machine has, and refuses.
 
-    Not by a limit on address space: what libraries below torch do then is up to them, and one of them crashes.
+    Not by a limit on address space: what libraries below torch do then is up to them; one crashes.
     """
     data = small_data_set(data_folder, tmp_path / "people")
     arguments = command(tmp_path / "run", data, tmp_path / "crops")

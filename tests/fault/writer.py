@@ -27,7 +27,10 @@ DIMENSION = 32
 TEMPLATES_MAX = 4
 CONTRACT = EmbeddingContract("vectors", "", "", mirror=False, dimension=DIMENSION)
 SETTINGS = GalleriesSettings(
-    store=StoreSettings(map_size_bytes_max=1 << 28), index=IndexSettings(delta_rows_max=40), maintenance_s=0
+    store=StoreSettings(map_size_bytes_max=1 << 28),
+    # Built in this process, whose files may be kept from growing.
+    index=IndexSettings(delta_rows_max=40, build_inline_rows_max=20_000),
+    maintenance_s=0,
 )
 Step = dict[str, Any]
 CALM = {"enroll": 60, "remove": 15, "erase": 6, "remove_template": 8, "update": 7, "build": 2, "maintain": 2}

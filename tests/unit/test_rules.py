@@ -139,3 +139,38 @@ def test_gallery_settings_are_checked() -> None:
             rules.check_settings(GallerySettings(templates_per_identity_max=templates_max))
     with pytest.raises(InvalidInputError, match="threshold"):
         rules.check_settings(GallerySettings(threshold=2.0))
+
+
+@pytest.mark.parametrize("name", ["target_fpir", "review_fpir", "target_fmr"])
+@pytest.mark.parametrize("wrong", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf, -math.inf])
+def test_a_rate_is_a_share_between_nobody_and_everybody(name: str, wrong: float) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{name} is {wrong}, it must be more than 0") as caught:
+        rules.check_settings(dataclasses.replace(GallerySettings(), **{name: wrong}))  # type: ignore[arg-type]
+    assert "one stranger in a thousand" in caught.value.hint
+
+
+def test_rates_just_inside_are_accepted() -> None:
+    rules.check_settings(GallerySettings(target_fpir=5e-324, review_fpir=math.nextafter(1.0, 0.0)))
+    rules.check_settings(GallerySettings(target_fmr=1e-6, threshold=0.5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (GallerySettings(threshold=0.5, target_fpir=0.01), "threshold and target_fpir exclude each other"),
+        (GallerySettings(review_fpir=0.01), "review_fpir needs target_fpir"),
+        (GallerySettings(target_fpir=0.01, review_fpir=0.01), "review_fpir is 0.01, it must be more than"),
+        (GallerySettings(target_fpir=0.01, review_fpir=0.001), "more than target_fpir, 0.01"),
+        (GallerySettings(ambiguity=-0.001), "ambiguity is -0.001"),
+        (GallerySettings(ambiguity=2.001), "ambiguity is 2.001"),
+        (GallerySettings(ambiguity=math.nan), "ambiguity is nan"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: GallerySettings, problem: str) -> None:
+    with pytest.raises(InvalidInputError, match=problem):
+        rules.check_settings(settings)
+
+
+def test_an_ambiguity_may_be_any_difference_of_similarities() -> None:
+    for ambiguity in (0.0, 0.02, 2.0):
+        rules.check_settings(GallerySettings(ambiguity=ambiguity))

@@ -14,8 +14,14 @@ import pytest
 from engine import logs
 from engine.errors import SettingsError
 from engine.logs import LOGGER, JsonFormatter, TextFormatter, configure_logging, redacted_traceback
-from engine.telemetry import REQUEST_ID_CHARACTERS_MAX, RequestRecord, Telemetry
-from engine.types import EmbeddingContract, GalleryInfo, GallerySettings
+from engine.open_set_types import GalleryThresholds
+from engine.telemetry import (
+    REQUEST_ID_CHARACTERS_MAX,
+    THRESHOLD_GALLERIES_MAX,
+    RequestRecord,
+    Telemetry,
+)
+from engine.types import EmbeddingContract, GalleryInfo, GallerySettings, ThresholdOrigin
 
 SECRET = "Zaphod"
 
@@ -243,3 +249,28 @@ def test_a_process_that_is_asked_by_another_counts_without_lines() -> None:
     assert text_of(stream) == ""
     labels = {"rpc": "GalleryService/GetGallery", "code": "OK"}
     assert telemetry.registry.get_sample_value("identiface_requests_total", labels) == 1.0
+
+
+def test_thresholds_are_shown_of_so_many_galleries_and_no_more() -> None:
+    telemetry = Telemetry()
+    asked: list[int] = []
+
+    def found() -> Iterator[tuple[str, GalleryThresholds, bool]]:
+        for number in range(THRESHOLD_GALLERIES_MAX + 5):
+            asked.append(number)
+            thresholds = GalleryThresholds(
+                0.5 + number / 1000, ThresholdOrigin.CALIBRATION, 10.0, target_fpir=0.01, warnings=("one",)
+            )
+            yield f"g{number:03d}", thresholds, number == 1
+
+    telemetry.watch_thresholds(found)
+    asked.clear()
+    value = telemetry.registry.get_sample_value
+    assert value("identiface_gallery_threshold", {"gallery": "g002"}) == 0.502
+    assert value("identiface_gallery_target_fpir", {"gallery": "g002"}) == 0.01
+    assert value("identiface_gallery_threshold_warnings", {"gallery": "g002"}) == 1
+    for number, expected in ((1, 1.0), (2, 0.0)):
+        labels = {"gallery": f"g{number:03d}"}
+        assert value("identiface_gallery_own_people_disagree", labels) == expected
+    assert value("identiface_gallery_threshold", {"gallery": f"g{THRESHOLD_GALLERIES_MAX:03d}"}) is None
+    assert max(asked) == THRESHOLD_GALLERIES_MAX - 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.errors import InvalidInputError
+from engine.decision.calibration import threshold_for_fmr
+from engine.errors import InvalidInputError, PreconditionError
 from engine.types import Decision, EmbeddingContract, GalleryInfo, GallerySettings, ThresholdOrigin
 from engine.verification import Terms, choose_terms, compare
+from tests.calibrations import CONTRACT, DIMENSION, calibration
 
 NETWORK = EmbeddingContract("net", "", "", mirror=True, dimension=128, threshold=0.9)
 ELSEWHERE = EmbeddingContract("elsewhere", "", "", mirror=False, dimension=64, threshold=0.5)
@@ -61,3 +63,15 @@ def test_the_answer_is_the_cosine_at_the_threshold_that_holds(
     assert (answer.similarity, answer.threshold, answer.threshold_origin) == (expected, used, origin)
     assert answer.decision is (Decision.MATCH if expected >= used else Decision.NO_MATCH)
     assert (answer.template_id, answer.searched_sequence) == (None, 0)
+
+
+def test_a_target_fmr_brings_the_threshold_of_the_calibration() -> None:
+    probe = np.eye(DIMENSION, dtype=np.float32)[0]
+    terms = Terms(CONTRACT, GallerySettings(target_fmr=0.01))
+    answer = compare(terms, probe, probe, None, calibration())
+    expected = threshold_for_fmr(calibration(), 0.01).value
+    assert (answer.threshold, answer.threshold_origin) == (expected, ThresholdOrigin.CALIBRATION)
+    assert answer.decision is Decision.MATCH
+    with pytest.raises(PreconditionError, match="target_fmr"):
+        compare(terms, probe, probe, None)
+    assert compare(terms, probe, probe, 0.7).threshold == 0.7

@@ -33,6 +33,7 @@ from engine.pb.identiface.v1 import gallery_pb2, identification_pb2, types_pb2
 from engine.types import (
     Box,
     Candidate,
+    CrowdingCorrection,
     Decision,
     EmbeddedFace,
     EmbeddingContract,
@@ -48,7 +49,7 @@ from engine.types import (
     ThresholdOrigin,
     Verification,
 )
-from engine.wire import answers, limits, values
+from engine.wire import answers, galleries, values
 from engine.wire.errors import STATUS_MESSAGE_BYTES_MAX, code_of, from_status, to_status
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -74,12 +75,20 @@ CONTRACTS = st.builds(
     dimension=st.integers(2, 1024),
     threshold=st.floats(-1, 1),
 )
+RATES = st.floats(0, 1)
 SETTINGS = st.builds(
     GallerySettings,
     templates_per_identity_max=st.integers(1, 16),
     threshold=st.none() | st.floats(-1, 1),
+    keep_crops=st.booleans(),
+    target_fpir=st.none() | RATES,
+    review_fpir=st.none() | RATES,
+    ambiguity=st.floats(0, 2),
+    target_fmr=st.none() | RATES,
+    crowding=st.sampled_from(CrowdingCorrection),
+    has_probe_statistics=st.booleans(),
 )
-CANDIDATES = st.builds(Candidate, TEXT, st.floats(-1, 1), SEQUENCES)
+CANDIDATES = st.builds(Candidate, TEXT, st.floats(-1, 1), SEQUENCES, st.none() | st.floats(-2, 2))
 IDENTIFICATIONS = st.builds(
     Identification,
     decision=st.sampled_from(Decision),
@@ -89,6 +98,9 @@ IDENTIFICATIONS = st.builds(
     searched_sequence=SEQUENCES,
     num_searched=COUNTS,
     is_exact=st.booleans(),
+    num_identities=COUNTS,
+    estimated_fpir=st.none() | RATES,
+    review_threshold=st.none() | st.floats(-2, 2),
 )
 VERIFICATIONS = st.builds(
     Verification,
@@ -191,9 +203,9 @@ def test_a_contract_sent_without_normalisation_is_l2() -> None:
 
 @given(st.builds(GalleryInfo, TEXT, CONTRACTS, SETTINGS, COUNTS, COUNTS, SEQUENCES, TIMES_S), st.sets(TEXT))
 def test_galleries_survive_the_wire(info: GalleryInfo, aliases: set[str]) -> None:
-    message = over_the_wire(values.pack_gallery(info, aliases))
+    message = over_the_wire(galleries.pack_gallery(info, aliases))
     assert isinstance(message, gallery_pb2.Gallery)
-    back = values.unpack_gallery(message)
+    back = galleries.unpack_gallery(message)
     assert back.create_time == pytest.approx(info.create_time, abs=1e-9)
     assert (back.gallery_id, back.contract, back.settings) == (info.gallery_id, info.contract, info.settings)
     assert (back.num_identities, back.num_templates) == (info.num_identities, info.num_templates)
@@ -202,7 +214,7 @@ def test_galleries_survive_the_wire(info: GalleryInfo, aliases: set[str]) -> Non
 
 
 def test_settings_that_are_not_set_have_their_defaults() -> None:
-    assert values.unpack_gallery_settings(gallery_pb2.GallerySettings()) == GallerySettings()
+    assert galleries.unpack_gallery_settings(gallery_pb2.GallerySettings()) == GallerySettings()
 
 
 @given(st.floats(values.TIME_S_MIN, values.TIME_S_MAX - 1))
@@ -282,23 +294,6 @@ def test_face_choices_survive_the_wire_and_unspecified_is_the_default() -> None:
         assert values.unpack_face_choice(values.pack_face_choice(None), default) is default
     with pytest.raises(InvalidInputError, match="face_choice 77"):
         values.unpack_face_choice(77)
-
-
-def test_pictures_leave_to_the_server_what_is_not_given() -> None:
-    picture = values.pack_picture(b"jpeg")
-    assert (picture.data, picture.face_choice) == (b"jpeg", types_pb2.FACE_CHOICE_UNSPECIFIED)
-    assert values.unpack_min_face_px(picture) is None
-    assert values.unpack_min_face_px(values.pack_picture(b"jpeg", FaceChoice.ALL, 20)) == 20
-    for wrong in (-1, 1, limits.FACE_PX_MIN - 1):
-        with pytest.raises(InvalidInputError, match=f"min_face_px is {wrong}; it must be at least 12"):
-            values.unpack_min_face_px(types_pb2.Picture(min_face_px=wrong))
-    assert values.unpack_min_face_px(types_pb2.Picture(min_face_px=limits.FACE_PX_MIN)) == limits.FACE_PX_MIN
-
-
-def test_the_smallest_face_is_that_of_the_detector() -> None:
-    from engine.embedding.detect import WINDOW_PX
-
-    assert limits.FACE_PX_MIN == WINDOW_PX
 
 
 @given(IDENTIFICATIONS, st.none() | faces())

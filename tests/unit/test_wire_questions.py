@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInputError
-from engine.pb.identiface.v1 import admin_pb2, identification_pb2
-from engine.types import SEARCH_DEFAULTS, Agreement, Consistency, Fusion, SearchOptions
+from engine.pb.identiface.v1 import admin_pb2, identification_pb2, types_pb2
+from engine.types import SEARCH_DEFAULTS, Agreement, Consistency, FaceChoice, Fusion, SearchOptions
+from engine.wire import limits, values
 from engine.wire.answers import pack_agreement, unpack_agreement
 from engine.wire.questions import pack_search_options, unpack_search_options
 
@@ -50,3 +51,20 @@ def test_what_was_measured_survives_the_wire(agreement: Agreement) -> None:
     assert message is not None
     assert unpack_agreement(admin_pb2.Agreement.FromString(message.SerializeToString())) == agreement
     assert pack_agreement(None) is None
+
+
+def test_pictures_leave_to_the_server_what_is_not_given() -> None:
+    picture = values.pack_picture(b"jpeg")
+    assert (picture.data, picture.face_choice) == (b"jpeg", types_pb2.FACE_CHOICE_UNSPECIFIED)
+    assert values.unpack_min_face_px(picture) is None
+    assert values.unpack_min_face_px(values.pack_picture(b"jpeg", FaceChoice.ALL, 20)) == 20
+    for wrong in (-1, 1, limits.FACE_PX_MIN - 1):
+        with pytest.raises(InvalidInputError, match=f"min_face_px is {wrong}; it must be at least 12"):
+            values.unpack_min_face_px(types_pb2.Picture(min_face_px=wrong))
+    assert values.unpack_min_face_px(types_pb2.Picture(min_face_px=limits.FACE_PX_MIN)) == limits.FACE_PX_MIN
+
+
+def test_the_smallest_face_is_that_of_the_detector() -> None:
+    from engine.embedding.detect import WINDOW_PX
+
+    assert limits.FACE_PX_MIN == WINDOW_PX

@@ -114,7 +114,12 @@ def test_identify_json_is_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     face = told["faces"][0]
     assert face["box"] == [1.25, 2.0, 30.0, 40.0]
     assert face["decision"] == "MATCH"
-    assert face["candidates"][0] == {"identity_id": "ada", "similarity": 0.96875, "template_id": 3}
+    assert face["candidates"][0] == {
+        "identity_id": "ada",
+        "similarity": 0.96875,
+        "template_id": 3,
+        "similarity_corrected": None,
+    }
     assert (face["threshold"], face["searched_sequence"]) == (0.94, 7)
 
 

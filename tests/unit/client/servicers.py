@@ -58,6 +58,23 @@ class Blocked(AdminServiceServicer):
         return admin_pb2.StatusResponse(version="1", device="none")
 
 
+class Calibrating(AdminServiceServicer):
+    """Tells progress, then the calibration given; without one the stream ends."""
+
+    def __init__(self, answer: admin_pb2.CalibrateResponse | None):
+        self.answer = answer
+        self.requests: list[admin_pb2.CalibrateRequest] = []
+
+    def Calibrate(
+        self, request: admin_pb2.CalibrateRequest, context: grpc.ServicerContext
+    ) -> Iterator[admin_pb2.CalibrateResponse]:
+        self.requests.append(request)
+        for progress in (0.0, 0.5):
+            yield admin_pb2.CalibrateResponse(progress=progress)
+        if self.answer is not None:
+            yield self.answer
+
+
 class Failing(GalleryServiceServicer):
     """Fails with the errors given, in turn, then answers."""
 
@@ -76,6 +93,13 @@ class Failing(GalleryServiceServicer):
         self.requests.append(request)
         self._fail(context)
         return gallery_pb2.DeleteGalleryResponse()
+
+    def UpdateGallery(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.requests.append(request)
+        self._fail(context)
+        return gallery_pb2.UpdateGalleryResponse(
+            gallery=gallery_pb2.Gallery(gallery_id="staff", settings=request.settings)
+        )
 
     def ListGalleries(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.requests.append(request.page_token)

@@ -15,7 +15,8 @@ from engine.embedding.images import decode, encode_png
 from engine.embedding.kept import KEPT_PX_MAX, keep, restore
 from engine.embedding.networks import load_network
 from engine.errors import InvalidPictureError
-from engine.types import CROP_BYTES_MAX, Keypoints, Rgb
+from engine.limits import CROP_BYTES_MAX
+from engine.types import Keypoints, Rgb
 
 NUM_FACES = 16
 SAME_FACE = 0.9995

@@ -22,6 +22,7 @@ from engine.errors import (
     PreconditionError,
 )
 from engine.types import (
+    CrowdingCorrection,
     EmbeddingContract,
     Enrollment,
     EnrollResult,
@@ -38,6 +39,7 @@ from indexer.reembed import (
     check_alias,
     find_old,
     reembed,
+    settings_for,
     write_report,
 )
 from indexer.target import LocalTarget, Target
@@ -172,6 +174,24 @@ def test_everybody_is_moved_with_all_that_is_known_of_them(target: LocalTarget, 
     np.testing.assert_array_equal(vectors_of(target, "new"), expected)
     answers = target.nearest("new", np.stack(vectors_of(target, "new")))
     assert all(similarity > 0.999 for _, similarity in answers)
+
+
+def test_rates_are_wished_of_any_network_unless_there_is_a_threshold_in_their_place() -> None:
+    by_rate = GallerySettings(
+        4,
+        keep_crops=True,
+        target_fpir=0.01,
+        review_fpir=0.1,
+        ambiguity=0.02,
+        target_fmr=1e-3,
+        crowding=CrowdingCorrection.ON,
+        has_probe_statistics=True,
+    )
+    assert settings_for(by_rate, None) == by_rate
+    fixed = GallerySettings(4, 0.6, keep_crops=True, ambiguity=0.02, has_probe_statistics=True)
+    assert settings_for(by_rate, 0.6) == fixed
+    assert settings_for(fixed, None).threshold is None
+    assert settings_for(fixed, 0.7).threshold == 0.7
 
 
 def test_templates_are_those_of_the_picture(embed: CropEmbedder) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InvalidInputError, PictureTooLargeError
-from engine.types import SOURCE_BYTES_MAX
+from engine.limits import SOURCE_BYTES_MAX
 from indexer.items import Item, Reason, Refusal
 from indexer.sources.folder import FolderSource
 from indexer.sources.names import row_prefix, source_key

@@ -12,15 +12,9 @@ import pytest
 from engine.errors import CorruptDataError, EngineError, InvalidInputError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
+from engine.limits import CROP_BYTES_MAX
 from engine.store.environment import StoreSettings
-from engine.types import (
-    CROP_BYTES_MAX,
-    EmbeddingContract,
-    Enrollment,
-    EnrollResult,
-    GallerySettings,
-    Template,
-)
+from engine.types import EmbeddingContract, Enrollment, EnrollResult, GallerySettings, Template
 from tests.contract.clock import Clock
 from tests.contract.naive import unit_vectors
 from tests.unit.store.conftest import flipped, raw_rows

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.errors import CorruptDataError, NewerFormatError
 from engine.store import records
 from engine.store.records import IdentityRecord, Journal, ReceiptRecord, State, TemplateRecord
+from engine.types import CrowdingCorrection, GallerySettings
 
 NUMBERS = st.integers(0, (1 << 64) - 1)
 TIMES_MS = st.integers(0, 253402300800000)
@@ -111,3 +112,29 @@ def test_records_of_identities_and_templates_stay_inside_a_page() -> None:
     )
     assert len(template) < 2000
     assert len(identity) < 2000
+
+
+def test_settings_of_before_the_open_set_are_read_with_its_defaults() -> None:
+    written = {"templates_per_identity_max": 4, "threshold": 0.5, "keep_crops": True}
+    settings = records.unpack_settings(records.pack(written))
+    assert settings == GallerySettings(4, 0.5, keep_crops=True)
+    assert (settings.target_fpir, settings.crowding) == (None, CrowdingCorrection.AUTO)
+
+
+def test_settings_come_back() -> None:
+    settings = GallerySettings(
+        target_fpir=0.001,
+        review_fpir=0.01,
+        ambiguity=0.02,
+        target_fmr=1e-4,
+        crowding=CrowdingCorrection.ON,
+        has_probe_statistics=True,
+    )
+    assert records.unpack_settings(records.pack(settings)) == settings
+
+
+def test_settings_of_a_newer_version_are_refused_by_what_is_not_known() -> None:
+    with pytest.raises(NewerFormatError, match=r"'sometimes'.*crowding"):
+        records.unpack_settings(records.pack({"crowding": "sometimes"}))
+    with pytest.raises(CorruptDataError, match="checksum"):
+        records.unpack_settings(records.pack({"crowding": "on"})[:-1])

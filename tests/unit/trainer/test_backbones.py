@@ -16,7 +16,7 @@ from engine.embedding.embed import Embedder
 from engine.embedding.mapped_network import MappedNetwork, write_mapped
 from engine.embedding.networks import load_network
 from engine.errors import SettingsError, WeightsError
-from engine.trainer.backbones import Backbone, as_network, base_vectors, build_backbone, freeze
+from engine.trainer.backbones import Backbone, as_network, build_backbone, freeze
 from engine.trainer.export import export_safetensors
 
 SPECS = (
@@ -202,8 +202,7 @@ def test_a_head_maps_its_bases_templates_and_goes_on_from_its_file(tmp_path: Pat
     assert (backbone.name, backbone.alignment.name, backbone.dimension) == ("mapped", "dlib-150", 64)
     assert backbone.base is not None
     crops = np.random.default_rng(0).integers(0, 256, (2, 150, 150, 3), dtype=np.uint8)
-    vectors = base_vectors(backbone, crops)
-    np.testing.assert_array_equal(vectors, Embedder(backbone.base).embed(crops))
+    vectors = Embedder(backbone.base).embed(crops)
     network = as_network(backbone)
     assert isinstance(network, MappedNetwork)
     with torch.no_grad():
@@ -234,11 +233,6 @@ def test_a_network_made_of_a_backbone_is_left_alone_by_later_steps() -> None:
             values.mul_(1.1)
     np.testing.assert_array_equal(network(crops), before)
     assert as_network(backbone).weights_sha256 != network.weights_sha256
-
-
-def test_vectors_of_a_base_are_refused_where_there_is_none() -> None:
-    with pytest.raises(SettingsError, match="takes pixels"):
-        base_vectors(build_backbone("mobilefacenet", seed=1), np.zeros((1, 112, 112, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

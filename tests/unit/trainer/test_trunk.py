@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.embedding.embed import Embedder
 from engine.errors import SettingsError
 from engine.trainer import trunk
 from engine.trainer.backbones import build_backbone, freeze
@@ -56,6 +57,16 @@ def test_kept_features_give_the_vectors_of_faces_and_mirrors(tmp_path: Path) -> 
         expected = nn.functional.normalize(whole(torch.from_numpy(CROPS.crops[rows])))
         given = nn.functional.normalize(tail(features.take(rows)))
     assert (expected * given).sum(dim=1).min().item() > 0.999999
+
+
+def test_kept_features_of_a_base_are_its_templates(tmp_path: Path) -> None:
+    base = build_backbone("head:dlib-resnet", seed=0).base
+    assert base is not None
+    features = trunk.keep_features(CROPS, trunk.features_of_base(base), "weights", tmp_path)
+    assert features.num_views == 1
+    rows = np.array([4, 0, 9])
+    given = features.take(rows)[:, 0].numpy()
+    np.testing.assert_allclose(given, Embedder(base).embed(CROPS.crops[rows]), rtol=0, atol=1e-6)
 
 
 def test_features_are_made_once_and_anew_for_other_weights_or_crops(tmp_path: Path) -> None:

@@ -21,8 +21,64 @@ class Agreement(_message.Message):
     top10: float
     def __init__(self, num_probes: _Optional[int] = ..., top1: _Optional[float] = ..., top10: _Optional[float] = ...) -> None: ...
 
+class ThresholdEstimate(_message.Message):
+    __slots__ = ("value", "low", "high")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class GalleryThresholds(_message.Message):
+    __slots__ = ("threshold", "threshold_origin", "estimate", "target_fpir", "review_threshold", "effective_size", "estimated_fpir", "expected_fnir", "is_crowding_corrected", "warnings")
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FPIR_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_FPIR_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FNIR_FIELD_NUMBER: _ClassVar[int]
+    IS_CROWDING_CORRECTED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    threshold: float
+    threshold_origin: _types_pb2.ThresholdOrigin
+    estimate: ThresholdEstimate
+    target_fpir: float
+    review_threshold: float
+    effective_size: float
+    estimated_fpir: float
+    expected_fnir: float
+    is_crowding_corrected: bool
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, threshold: _Optional[float] = ..., threshold_origin: _Optional[_Union[_types_pb2.ThresholdOrigin, str]] = ..., estimate: _Optional[_Union[ThresholdEstimate, _Mapping]] = ..., target_fpir: _Optional[float] = ..., review_threshold: _Optional[float] = ..., effective_size: _Optional[float] = ..., estimated_fpir: _Optional[float] = ..., expected_fnir: _Optional[float] = ..., is_crowding_corrected: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SimilarityBin(_message.Message):
+    __slots__ = ("low", "high", "num_probes")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROBES_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    num_probes: int
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ..., num_probes: _Optional[int] = ...) -> None: ...
+
+class ProbeStatistics(_message.Message):
+    __slots__ = ("num_probes", "bins", "drift", "is_alarming")
+    NUM_PROBES_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    IS_ALARMING_FIELD_NUMBER: _ClassVar[int]
+    num_probes: int
+    bins: _containers.RepeatedCompositeFieldContainer[SimilarityBin]
+    drift: float
+    is_alarming: bool
+    def __init__(self, num_probes: _Optional[int] = ..., bins: _Optional[_Iterable[_Union[SimilarityBin, _Mapping]]] = ..., drift: _Optional[float] = ..., is_alarming: _Optional[bool] = ...) -> None: ...
+
 class GalleryStatus(_message.Message):
-    __slots__ = ("gallery_id", "num_identities", "num_templates", "sequence", "generation", "kind", "agreement", "search_device")
+    __slots__ = ("gallery_id", "num_identities", "num_templates", "sequence", "generation", "kind", "agreement", "search_device", "thresholds", "probe_statistics")
     GALLERY_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_IDENTITIES_FIELD_NUMBER: _ClassVar[int]
     NUM_TEMPLATES_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +87,8 @@ class GalleryStatus(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     SEARCH_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    PROBE_STATISTICS_FIELD_NUMBER: _ClassVar[int]
     gallery_id: str
     num_identities: int
     num_templates: int
@@ -39,7 +97,9 @@ class GalleryStatus(_message.Message):
     kind: str
     agreement: Agreement
     search_device: str
-    def __init__(self, gallery_id: _Optional[str] = ..., num_identities: _Optional[int] = ..., num_templates: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., search_device: _Optional[str] = ...) -> None: ...
+    thresholds: GalleryThresholds
+    probe_statistics: ProbeStatistics
+    def __init__(self, gallery_id: _Optional[str] = ..., num_identities: _Optional[int] = ..., num_templates: _Optional[int] = ..., sequence: _Optional[int] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., search_device: _Optional[str] = ..., thresholds: _Optional[_Union[GalleryThresholds, _Mapping]] = ..., probe_statistics: _Optional[_Union[ProbeStatistics, _Mapping]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("version", "device", "contract", "galleries", "num_workers")
@@ -124,9 +184,29 @@ class CalibrateRequest(_message.Message):
     def __init__(self, gallery_id: _Optional[str] = ..., target_fpir: _Optional[float] = ...) -> None: ...
 
 class CalibrateResponse(_message.Message):
-    __slots__ = ("progress", "threshold")
+    __slots__ = ("progress", "threshold", "is_done", "threshold_origin", "target_fpir", "by_calibration", "by_own_people", "num_identities", "num_probes", "num_left_out", "has_disagreement", "warnings")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    IS_DONE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FPIR_FIELD_NUMBER: _ClassVar[int]
+    BY_CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    BY_OWN_PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    NUM_IDENTITIES_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROBES_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    HAS_DISAGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     progress: float
     threshold: float
-    def __init__(self, progress: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
+    is_done: bool
+    threshold_origin: _types_pb2.ThresholdOrigin
+    target_fpir: float
+    by_calibration: ThresholdEstimate
+    by_own_people: ThresholdEstimate
+    num_identities: int
+    num_probes: int
+    num_left_out: int
+    has_disagreement: bool
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, progress: _Optional[float] = ..., threshold: _Optional[float] = ..., is_done: _Optional[bool] = ..., threshold_origin: _Optional[_Union[_types_pb2.ThresholdOrigin, str]] = ..., target_fpir: _Optional[float] = ..., by_calibration: _Optional[_Union[ThresholdEstimate, _Mapping]] = ..., by_own_people: _Optional[_Union[ThresholdEstimate, _Mapping]] = ..., num_identities: _Optional[int] = ..., num_probes: _Optional[int] = ..., num_left_out: _Optional[int] = ..., has_disagreement: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...

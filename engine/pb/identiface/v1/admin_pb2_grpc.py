@@ -106,9 +106,12 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Calibrate(self, request, context):
-        """Turn a gallery's wished false-positive rate into a threshold.
+        """Turn a wished false-positive rate into a threshold for a gallery as it is now, with progress: by the calibration
+        of its contract, and by how alike its own people are. Changes nothing: UpdateGallery sets target_fpir.
 
-        UNIMPLEMENTED (NOT_IMPLEMENTED) in this version.
+        NOT_FOUND (GALLERY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT: target_fpir is not more than 0 and less than 1,
+        or 0 for a gallery that has none), FAILED_PRECONDITION (the contract has no calibration, and the gallery has too
+        few identities to be measured by itself).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

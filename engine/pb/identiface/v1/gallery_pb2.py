@@ -26,45 +26,47 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from engine.pb.identiface.v1 import types_pb2 as identiface_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bidentiface/v1/gallery.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19identiface/v1/types.proto\"\xa7\x01\n\x0fGallerySettings\x12\'\n\x1atemplates_per_identity_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nkeep_crops\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\x1d\n\x1b_templates_per_identity_maxB\x0c\n\n_thresholdB\r\n\x0b_keep_crops\"\x86\x02\n\x07Gallery\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x16\n\x0enum_identities\x18\x04 \x01(\x03\x12\x15\n\rnum_templates\x18\x05 \x01(\x03\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\x08 \x03(\t\"\xa4\x01\n\x14\x43reateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x15\x43reateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"\'\n\x11GetGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\"=\n\x12GetGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"=\n\x14ListGalleriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x15ListGalleriesResponse\x12)\n\tgalleries\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Gallery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x14UpdateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x30\n\x08settings\x18\x02 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x17\n\x0f\x63lear_threshold\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"n\n\x15UpdateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\">\n\x14\x44\x65leteGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteGalleryResponse\"H\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ngallery_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_gallery_id\x18\x01 \x01(\t\"7\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse2\xf6\x04\n\x0eGalleryService\x12Z\n\rCreateGallery\x12#.identiface.v1.CreateGalleryRequest\x1a$.identiface.v1.CreateGalleryResponse\x12Q\n\nGetGallery\x12 .identiface.v1.GetGalleryRequest\x1a!.identiface.v1.GetGalleryResponse\x12Z\n\rListGalleries\x12#.identiface.v1.ListGalleriesRequest\x1a$.identiface.v1.ListGalleriesResponse\x12Z\n\rUpdateGallery\x12#.identiface.v1.UpdateGalleryRequest\x1a$.identiface.v1.UpdateGalleryResponse\x12Z\n\rDeleteGallery\x12#.identiface.v1.DeleteGalleryRequest\x1a$.identiface.v1.DeleteGalleryResponse\x12K\n\x08SetAlias\x12\x1e.identiface.v1.SetAliasRequest\x1a\x1f.identiface.v1.SetAliasResponse\x12T\n\x0b\x44\x65leteAlias\x12!.identiface.v1.DeleteAliasRequest\x1a\".identiface.v1.DeleteAliasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bidentiface/v1/gallery.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19identiface/v1/types.proto\"\xcc\x03\n\x0fGallerySettings\x12\'\n\x1atemplates_per_identity_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nkeep_crops\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x18\n\x0btarget_fpir\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x18\n\x0breview_fpir\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x16\n\tambiguity\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x17\n\ntarget_fmr\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x38\n\x08\x63rowding\x18\x08 \x01(\x0e\x32!.identiface.v1.CrowdingCorrectionH\x07\x88\x01\x01\x12!\n\x14has_probe_statistics\x18\t \x01(\x08H\x08\x88\x01\x01\x42\x1d\n\x1b_templates_per_identity_maxB\x0c\n\n_thresholdB\r\n\x0b_keep_cropsB\x0e\n\x0c_target_fpirB\x0e\n\x0c_review_fpirB\x0c\n\n_ambiguityB\r\n\x0b_target_fmrB\x0b\n\t_crowdingB\x17\n\x15_has_probe_statistics\"\x86\x02\n\x07Gallery\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x16\n\x0enum_identities\x18\x04 \x01(\x03\x12\x15\n\rnum_templates\x18\x05 \x01(\x03\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\x08 \x03(\t\"\xa4\x01\n\x14\x43reateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x32\n\x08\x63ontract\x18\x02 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12\x30\n\x08settings\x18\x03 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"@\n\x15\x43reateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"\'\n\x11GetGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\"=\n\x12GetGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\"=\n\x14ListGalleriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x15ListGalleriesResponse\x12)\n\tgalleries\x18\x01 \x03(\x0b\x32\x16.identiface.v1.Gallery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd9\x01\n\x14UpdateGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x30\n\x08settings\x18\x02 \x01(\x0b\x32\x1e.identiface.v1.GallerySettings\x12\x17\n\x0f\x63lear_threshold\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x19\n\x11\x63lear_target_fpir\x18\x05 \x01(\x08\x12\x19\n\x11\x63lear_review_fpir\x18\x06 \x01(\x08\x12\x18\n\x10\x63lear_target_fmr\x18\x07 \x01(\x08\"n\n\x15UpdateGalleryResponse\x12\'\n\x07gallery\x18\x01 \x01(\x0b\x32\x16.identiface.v1.Gallery\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.identiface.v1.WriteReceipt\">\n\x14\x44\x65leteGalleryRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteGalleryResponse\"H\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ngallery_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"/\n\x10SetAliasResponse\x12\x1b\n\x13previous_gallery_id\x18\x01 \x01(\t\"7\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse*\x90\x01\n\x12\x43rowdingCorrection\x12#\n\x1f\x43ROWDING_CORRECTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ROWDING_CORRECTION_AUTO\x10\x01\x12\x1a\n\x16\x43ROWDING_CORRECTION_ON\x10\x02\x12\x1b\n\x17\x43ROWDING_CORRECTION_OFF\x10\x03\x32\xf6\x04\n\x0eGalleryService\x12Z\n\rCreateGallery\x12#.identiface.v1.CreateGalleryRequest\x1a$.identiface.v1.CreateGalleryResponse\x12Q\n\nGetGallery\x12 .identiface.v1.GetGalleryRequest\x1a!.identiface.v1.GetGalleryResponse\x12Z\n\rListGalleries\x12#.identiface.v1.ListGalleriesRequest\x1a$.identiface.v1.ListGalleriesResponse\x12Z\n\rUpdateGallery\x12#.identiface.v1.UpdateGalleryRequest\x1a$.identiface.v1.UpdateGalleryResponse\x12Z\n\rDeleteGallery\x12#.identiface.v1.DeleteGalleryRequest\x1a$.identiface.v1.DeleteGalleryResponse\x12K\n\x08SetAlias\x12\x1e.identiface.v1.SetAliasRequest\x1a\x1f.identiface.v1.SetAliasResponse\x12T\n\x0b\x44\x65leteAlias\x12!.identiface.v1.DeleteAliasRequest\x1a\".identiface.v1.DeleteAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'identiface.v1.gallery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CROWDINGCORRECTION']._serialized_start=1952
+  _globals['_CROWDINGCORRECTION']._serialized_end=2096
   _globals['_GALLERYSETTINGS']._serialized_start=107
-  _globals['_GALLERYSETTINGS']._serialized_end=274
-  _globals['_GALLERY']._serialized_start=277
-  _globals['_GALLERY']._serialized_end=539
-  _globals['_CREATEGALLERYREQUEST']._serialized_start=542
-  _globals['_CREATEGALLERYREQUEST']._serialized_end=706
-  _globals['_CREATEGALLERYRESPONSE']._serialized_start=708
-  _globals['_CREATEGALLERYRESPONSE']._serialized_end=772
-  _globals['_GETGALLERYREQUEST']._serialized_start=774
-  _globals['_GETGALLERYREQUEST']._serialized_end=813
-  _globals['_GETGALLERYRESPONSE']._serialized_start=815
-  _globals['_GETGALLERYRESPONSE']._serialized_end=876
-  _globals['_LISTGALLERIESREQUEST']._serialized_start=878
-  _globals['_LISTGALLERIESREQUEST']._serialized_end=939
-  _globals['_LISTGALLERIESRESPONSE']._serialized_start=941
-  _globals['_LISTGALLERIESRESPONSE']._serialized_end=1032
-  _globals['_UPDATEGALLERYREQUEST']._serialized_start=1035
-  _globals['_UPDATEGALLERYREQUEST']._serialized_end=1172
-  _globals['_UPDATEGALLERYRESPONSE']._serialized_start=1174
-  _globals['_UPDATEGALLERYRESPONSE']._serialized_end=1284
-  _globals['_DELETEGALLERYREQUEST']._serialized_start=1286
-  _globals['_DELETEGALLERYREQUEST']._serialized_end=1348
-  _globals['_DELETEGALLERYRESPONSE']._serialized_start=1350
-  _globals['_DELETEGALLERYRESPONSE']._serialized_end=1373
-  _globals['_SETALIASREQUEST']._serialized_start=1375
-  _globals['_SETALIASREQUEST']._serialized_end=1447
-  _globals['_SETALIASRESPONSE']._serialized_start=1449
-  _globals['_SETALIASRESPONSE']._serialized_end=1496
-  _globals['_DELETEALIASREQUEST']._serialized_start=1498
-  _globals['_DELETEALIASREQUEST']._serialized_end=1553
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1555
-  _globals['_DELETEALIASRESPONSE']._serialized_end=1576
-  _globals['_GALLERYSERVICE']._serialized_start=1579
-  _globals['_GALLERYSERVICE']._serialized_end=2209
+  _globals['_GALLERYSETTINGS']._serialized_end=567
+  _globals['_GALLERY']._serialized_start=570
+  _globals['_GALLERY']._serialized_end=832
+  _globals['_CREATEGALLERYREQUEST']._serialized_start=835
+  _globals['_CREATEGALLERYREQUEST']._serialized_end=999
+  _globals['_CREATEGALLERYRESPONSE']._serialized_start=1001
+  _globals['_CREATEGALLERYRESPONSE']._serialized_end=1065
+  _globals['_GETGALLERYREQUEST']._serialized_start=1067
+  _globals['_GETGALLERYREQUEST']._serialized_end=1106
+  _globals['_GETGALLERYRESPONSE']._serialized_start=1108
+  _globals['_GETGALLERYRESPONSE']._serialized_end=1169
+  _globals['_LISTGALLERIESREQUEST']._serialized_start=1171
+  _globals['_LISTGALLERIESREQUEST']._serialized_end=1232
+  _globals['_LISTGALLERIESRESPONSE']._serialized_start=1234
+  _globals['_LISTGALLERIESRESPONSE']._serialized_end=1325
+  _globals['_UPDATEGALLERYREQUEST']._serialized_start=1328
+  _globals['_UPDATEGALLERYREQUEST']._serialized_end=1545
+  _globals['_UPDATEGALLERYRESPONSE']._serialized_start=1547
+  _globals['_UPDATEGALLERYRESPONSE']._serialized_end=1657
+  _globals['_DELETEGALLERYREQUEST']._serialized_start=1659
+  _globals['_DELETEGALLERYREQUEST']._serialized_end=1721
+  _globals['_DELETEGALLERYRESPONSE']._serialized_start=1723
+  _globals['_DELETEGALLERYRESPONSE']._serialized_end=1746
+  _globals['_SETALIASREQUEST']._serialized_start=1748
+  _globals['_SETALIASREQUEST']._serialized_end=1820
+  _globals['_SETALIASRESPONSE']._serialized_start=1822
+  _globals['_SETALIASRESPONSE']._serialized_end=1869
+  _globals['_DELETEALIASREQUEST']._serialized_start=1871
+  _globals['_DELETEALIASREQUEST']._serialized_end=1926
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1928
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1949
+  _globals['_GALLERYSERVICE']._serialized_start=2099
+  _globals['_GALLERYSERVICE']._serialized_end=2729
 # @@protoc_insertion_point(module_scope)

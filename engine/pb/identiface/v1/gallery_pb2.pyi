@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from engine.pb.identiface.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -10,15 +11,38 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class CrowdingCorrection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CROWDING_CORRECTION_UNSPECIFIED: _ClassVar[CrowdingCorrection]
+    CROWDING_CORRECTION_AUTO: _ClassVar[CrowdingCorrection]
+    CROWDING_CORRECTION_ON: _ClassVar[CrowdingCorrection]
+    CROWDING_CORRECTION_OFF: _ClassVar[CrowdingCorrection]
+CROWDING_CORRECTION_UNSPECIFIED: CrowdingCorrection
+CROWDING_CORRECTION_AUTO: CrowdingCorrection
+CROWDING_CORRECTION_ON: CrowdingCorrection
+CROWDING_CORRECTION_OFF: CrowdingCorrection
+
 class GallerySettings(_message.Message):
-    __slots__ = ("templates_per_identity_max", "threshold", "keep_crops")
+    __slots__ = ("templates_per_identity_max", "threshold", "keep_crops", "target_fpir", "review_fpir", "ambiguity", "target_fmr", "crowding", "has_probe_statistics")
     TEMPLATES_PER_IDENTITY_MAX_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     KEEP_CROPS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FPIR_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_FPIR_FIELD_NUMBER: _ClassVar[int]
+    AMBIGUITY_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FMR_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_FIELD_NUMBER: _ClassVar[int]
+    HAS_PROBE_STATISTICS_FIELD_NUMBER: _ClassVar[int]
     templates_per_identity_max: int
     threshold: float
     keep_crops: bool
-    def __init__(self, templates_per_identity_max: _Optional[int] = ..., threshold: _Optional[float] = ..., keep_crops: _Optional[bool] = ...) -> None: ...
+    target_fpir: float
+    review_fpir: float
+    ambiguity: float
+    target_fmr: float
+    crowding: CrowdingCorrection
+    has_probe_statistics: bool
+    def __init__(self, templates_per_identity_max: _Optional[int] = ..., threshold: _Optional[float] = ..., keep_crops: _Optional[bool] = ..., target_fpir: _Optional[float] = ..., review_fpir: _Optional[float] = ..., ambiguity: _Optional[float] = ..., target_fmr: _Optional[float] = ..., crowding: _Optional[_Union[CrowdingCorrection, str]] = ..., has_probe_statistics: _Optional[bool] = ...) -> None: ...
 
 class Gallery(_message.Message):
     __slots__ = ("gallery_id", "contract", "settings", "num_identities", "num_templates", "sequence", "create_time", "aliases")
@@ -87,16 +111,22 @@ class ListGalleriesResponse(_message.Message):
     def __init__(self, galleries: _Optional[_Iterable[_Union[Gallery, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateGalleryRequest(_message.Message):
-    __slots__ = ("gallery_id", "settings", "clear_threshold", "request_id")
+    __slots__ = ("gallery_id", "settings", "clear_threshold", "request_id", "clear_target_fpir", "clear_review_fpir", "clear_target_fmr")
     GALLERY_ID_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     CLEAR_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_TARGET_FPIR_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_REVIEW_FPIR_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_TARGET_FMR_FIELD_NUMBER: _ClassVar[int]
     gallery_id: str
     settings: GallerySettings
     clear_threshold: bool
     request_id: str
-    def __init__(self, gallery_id: _Optional[str] = ..., settings: _Optional[_Union[GallerySettings, _Mapping]] = ..., clear_threshold: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    clear_target_fpir: bool
+    clear_review_fpir: bool
+    clear_target_fmr: bool
+    def __init__(self, gallery_id: _Optional[str] = ..., settings: _Optional[_Union[GallerySettings, _Mapping]] = ..., clear_threshold: _Optional[bool] = ..., request_id: _Optional[str] = ..., clear_target_fpir: _Optional[bool] = ..., clear_review_fpir: _Optional[bool] = ..., clear_target_fmr: _Optional[bool] = ...) -> None: ...
 
 class UpdateGalleryResponse(_message.Message):
     __slots__ = ("gallery", "receipt")

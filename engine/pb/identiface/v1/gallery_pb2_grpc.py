@@ -97,7 +97,8 @@ class GalleryServiceServicer:
 
         INVALID_ARGUMENT (INVALID_ID: the id breaks its rule; INVALID_INPUT: contract or settings out of range;
         REQUEST_ID_REUSED), ALREADY_EXISTS (a gallery or alias of that name), FAILED_PRECONDITION (NO_EMBEDDER:
-        no contract given and the server has no network whose contract it could take).
+        no contract given and the server has no network whose contract it could take; or target_fpir, target_fmr or
+        CROWDING_CORRECTION_ON, and the server has no calibration of the contract).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,9 +123,13 @@ class GalleryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateGallery(self, request, context):
-        """Change a gallery's settings; what is not set stays.
+        """Change a gallery's settings; what is not set stays. A fixed threshold and a target_fpir exclude each other:
+        setting one clears the other, and review_fpir goes where target_fpir goes.
 
-        NOT_FOUND (GALLERY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT; REQUEST_ID_REUSED).
+        NOT_FOUND (GALLERY_NOT_FOUND), INVALID_ARGUMENT (INVALID_INPUT: a setting out of range, threshold and
+        target_fpir together, a field together with its clear_, a review_fpir that target_fpir does not carry;
+        REQUEST_ID_REUSED), FAILED_PRECONDITION (target_fpir, target_fmr or CROWDING_CORRECTION_ON is new, and the
+        server has no calibration of the gallery's contract).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

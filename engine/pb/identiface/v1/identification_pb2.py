@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from engine.pb.identiface.v1 import types_pb2 as identiface_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"identiface/v1/identification.proto\x12\ridentiface.v1\x1a\x17google/rpc/status.proto\x1a\x19identiface/v1/types.proto\"f\n\x05Probe\x12)\n\x07picture\x18\x01 \x01(\x0b\x32\x16.identiface.v1.PictureH\x00\x12\'\n\x06vector\x18\x02 \x01(\x0b\x32\x15.identiface.v1.VectorH\x00\x42\t\n\x07\x63ontent\"\xa9\x02\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x63ontract_digest\x18\x03 \x01(\t\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x38\n\x06\x66ilter\x18\x05 \x03(\x0b\x32(.identiface.v1.SearchOptions.FilterEntry\x12%\n\x06\x66usion\x18\x06 \x01(\x0e\x32\x15.identiface.v1.Fusion\x12/\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x1a.identiface.v1.Consistency\x1a-\n\x0b\x46ilterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_threshold\"\xa0\x02\n\x12\x46\x61\x63\x65Identification\x12!\n\x04\x66\x61\x63\x65\x18\x01 \x01(\x0b\x32\x13.identiface.v1.Face\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x17.identiface.v1.Decision\x12,\n\ncandidates\x18\x03 \x03(\x0b\x32\x18.identiface.v1.Candidate\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x38\n\x10threshold_origin\x18\x05 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x19\n\x11searched_sequence\x18\x06 \x01(\x04\x12\x14\n\x0cnum_searched\x18\x07 \x01(\x03\x12\x10\n\x08is_exact\x18\x08 \x01(\x08\"y\n\x0fIdentifyRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12#\n\x05probe\x18\x02 \x01(\x0b\x32\x14.identiface.v1.Probe\x12-\n\x07options\x18\x03 \x01(\x0b\x32\x1c.identiface.v1.SearchOptions\"D\n\x10IdentifyResponse\x12\x30\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32!.identiface.v1.FaceIdentification\"x\n\x0fIdentifyOutcome\x12\x35\n\nidentified\x18\x01 \x01(\x0b\x32\x1f.identiface.v1.IdentifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x7f\n\x14\x42\x61tchIdentifyRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12$\n\x06probes\x18\x02 \x03(\x0b\x32\x14.identiface.v1.Probe\x12-\n\x07options\x18\x03 \x01(\x0b\x32\x1c.identiface.v1.SearchOptions\"I\n\x15\x42\x61tchIdentifyResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.identiface.v1.IdentifyOutcome\"\x80\x01\n\x15IdentifyStreamRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12$\n\x06probes\x18\x02 \x03(\x0b\x32\x14.identiface.v1.Probe\x12-\n\x07options\x18\x03 \x01(\x0b\x32\x1c.identiface.v1.SearchOptions\"J\n\x16IdentifyStreamResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.identiface.v1.IdentifyOutcome\"\xd2\x01\n\rVerifyRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12#\n\x05probe\x18\x02 \x01(\x0b\x32\x14.identiface.v1.Probe\x12\x15\n\x0bidentity_id\x18\x03 \x01(\tH\x00\x12)\n\treference\x18\x04 \x01(\x0b\x32\x14.identiface.v1.ProbeH\x00\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0f\x63ontract_digest\x18\x06 \x01(\tB\x07\n\x05\x63laimB\x0c\n\n_threshold\"\xa2\x02\n\x0eVerifyResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x17.identiface.v1.Decision\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x38\n\x10threshold_origin\x18\x04 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x13\n\x0btemplate_id\x18\x05 \x01(\x04\x12\x19\n\x11searched_sequence\x18\x06 \x01(\x04\x12\'\n\nprobe_face\x18\x07 \x01(\x0b\x32\x13.identiface.v1.Face\x12+\n\x0ereference_face\x18\x08 \x01(\x0b\x32\x13.identiface.v1.Face*A\n\x06\x46usion\x12\x16\n\x12\x46USION_UNSPECIFIED\x10\x00\x12\x0e\n\nFUSION_MAX\x10\x01\x12\x0f\n\x0b\x46USION_MEAN\x10\x02*\\\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x01\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x02\x32\xea\x02\n\x15IdentificationService\x12K\n\x08Identify\x12\x1e.identiface.v1.IdentifyRequest\x1a\x1f.identiface.v1.IdentifyResponse\x12Z\n\rBatchIdentify\x12#.identiface.v1.BatchIdentifyRequest\x1a$.identiface.v1.BatchIdentifyResponse\x12\x61\n\x0eIdentifyStream\x12$.identiface.v1.IdentifyStreamRequest\x1a%.identiface.v1.IdentifyStreamResponse(\x01\x30\x01\x12\x45\n\x06Verify\x12\x1c.identiface.v1.VerifyRequest\x1a\x1d.identiface.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"identiface/v1/identification.proto\x12\ridentiface.v1\x1a\x17google/rpc/status.proto\x1a\x19identiface/v1/types.proto\"f\n\x05Probe\x12)\n\x07picture\x18\x01 \x01(\x0b\x32\x16.identiface.v1.PictureH\x00\x12\'\n\x06vector\x18\x02 \x01(\x0b\x32\x15.identiface.v1.VectorH\x00\x42\t\n\x07\x63ontent\"\xa9\x02\n\rSearchOptions\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x16\n\tthreshold\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x63ontract_digest\x18\x03 \x01(\t\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\x12\x38\n\x06\x66ilter\x18\x05 \x03(\x0b\x32(.identiface.v1.SearchOptions.FilterEntry\x12%\n\x06\x66usion\x18\x06 \x01(\x0e\x32\x15.identiface.v1.Fusion\x12/\n\x0b\x63onsistency\x18\x07 \x01(\x0e\x32\x1a.identiface.v1.Consistency\x1a-\n\x0b\x46ilterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_threshold\"\x9c\x03\n\x12\x46\x61\x63\x65Identification\x12!\n\x04\x66\x61\x63\x65\x18\x01 \x01(\x0b\x32\x13.identiface.v1.Face\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x17.identiface.v1.Decision\x12,\n\ncandidates\x18\x03 \x03(\x0b\x32\x18.identiface.v1.Candidate\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x38\n\x10threshold_origin\x18\x05 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x19\n\x11searched_sequence\x18\x06 \x01(\x04\x12\x14\n\x0cnum_searched\x18\x07 \x01(\x03\x12\x10\n\x08is_exact\x18\x08 \x01(\x08\x12\x16\n\x0enum_identities\x18\t \x01(\x03\x12\x1b\n\x0e\x65stimated_fpir\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10review_threshold\x18\x0b \x01(\x01H\x01\x88\x01\x01\x42\x11\n\x0f_estimated_fpirB\x13\n\x11_review_threshold\"y\n\x0fIdentifyRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12#\n\x05probe\x18\x02 \x01(\x0b\x32\x14.identiface.v1.Probe\x12-\n\x07options\x18\x03 \x01(\x0b\x32\x1c.identiface.v1.SearchOptions\"D\n\x10IdentifyResponse\x12\x30\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32!.identiface.v1.FaceIdentification\"x\n\x0fIdentifyOutcome\x12\x35\n\nidentified\x18\x01 \x01(\x0b\x32\x1f.identiface.v1.IdentifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x7f\n\x14\x42\x61tchIdentifyRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12$\n\x06probes\x18\x02 \x03(\x0b\x32\x14.identiface.v1.Probe\x12-\n\x07options\x18\x03 \x01(\x0b\x32\x1c.identiface.v1.SearchOptions\"I\n\x15\x42\x61tchIdentifyResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.identiface.v1.IdentifyOutcome\"\x80\x01\n\x15IdentifyStreamRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12$\n\x06probes\x18\x02 \x03(\x0b\x32\x14.identiface.v1.Probe\x12-\n\x07options\x18\x03 \x01(\x0b\x32\x1c.identiface.v1.SearchOptions\"J\n\x16IdentifyStreamResponse\x12\x30\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1e.identiface.v1.IdentifyOutcome\"\xd2\x01\n\rVerifyRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12#\n\x05probe\x18\x02 \x01(\x0b\x32\x14.identiface.v1.Probe\x12\x15\n\x0bidentity_id\x18\x03 \x01(\tH\x00\x12)\n\treference\x18\x04 \x01(\x0b\x32\x14.identiface.v1.ProbeH\x00\x12\x16\n\tthreshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0f\x63ontract_digest\x18\x06 \x01(\tB\x07\n\x05\x63laimB\x0c\n\n_threshold\"\xa2\x02\n\x0eVerifyResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x17.identiface.v1.Decision\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x38\n\x10threshold_origin\x18\x04 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x13\n\x0btemplate_id\x18\x05 \x01(\x04\x12\x19\n\x11searched_sequence\x18\x06 \x01(\x04\x12\'\n\nprobe_face\x18\x07 \x01(\x0b\x32\x13.identiface.v1.Face\x12+\n\x0ereference_face\x18\x08 \x01(\x0b\x32\x13.identiface.v1.Face*A\n\x06\x46usion\x12\x16\n\x12\x46USION_UNSPECIFIED\x10\x00\x12\x0e\n\nFUSION_MAX\x10\x01\x12\x0f\n\x0b\x46USION_MEAN\x10\x02*\\\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x01\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x02\x32\xea\x02\n\x15IdentificationService\x12K\n\x08Identify\x12\x1e.identiface.v1.IdentifyRequest\x1a\x1f.identiface.v1.IdentifyResponse\x12Z\n\rBatchIdentify\x12#.identiface.v1.BatchIdentifyRequest\x1a$.identiface.v1.BatchIdentifyResponse\x12\x61\n\x0eIdentifyStream\x12$.identiface.v1.IdentifyStreamRequest\x1a%.identiface.v1.IdentifyStreamResponse(\x01\x30\x01\x12\x45\n\x06Verify\x12\x1c.identiface.v1.VerifyRequest\x1a\x1d.identiface.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHOPTIONS_FILTERENTRY']._loaded_options = None
   _globals['_SEARCHOPTIONS_FILTERENTRY']._serialized_options = b'8\001'
-  _globals['_FUSION']._serialized_start=2032
-  _globals['_FUSION']._serialized_end=2097
-  _globals['_CONSISTENCY']._serialized_start=2099
-  _globals['_CONSISTENCY']._serialized_end=2191
+  _globals['_FUSION']._serialized_start=2156
+  _globals['_FUSION']._serialized_end=2221
+  _globals['_CONSISTENCY']._serialized_start=2223
+  _globals['_CONSISTENCY']._serialized_end=2315
   _globals['_PROBE']._serialized_start=105
   _globals['_PROBE']._serialized_end=207
   _globals['_SEARCHOPTIONS']._serialized_start=210
@@ -46,25 +46,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHOPTIONS_FILTERENTRY']._serialized_start=448
   _globals['_SEARCHOPTIONS_FILTERENTRY']._serialized_end=493
   _globals['_FACEIDENTIFICATION']._serialized_start=510
-  _globals['_FACEIDENTIFICATION']._serialized_end=798
-  _globals['_IDENTIFYREQUEST']._serialized_start=800
-  _globals['_IDENTIFYREQUEST']._serialized_end=921
-  _globals['_IDENTIFYRESPONSE']._serialized_start=923
-  _globals['_IDENTIFYRESPONSE']._serialized_end=991
-  _globals['_IDENTIFYOUTCOME']._serialized_start=993
-  _globals['_IDENTIFYOUTCOME']._serialized_end=1113
-  _globals['_BATCHIDENTIFYREQUEST']._serialized_start=1115
-  _globals['_BATCHIDENTIFYREQUEST']._serialized_end=1242
-  _globals['_BATCHIDENTIFYRESPONSE']._serialized_start=1244
-  _globals['_BATCHIDENTIFYRESPONSE']._serialized_end=1317
-  _globals['_IDENTIFYSTREAMREQUEST']._serialized_start=1320
-  _globals['_IDENTIFYSTREAMREQUEST']._serialized_end=1448
-  _globals['_IDENTIFYSTREAMRESPONSE']._serialized_start=1450
-  _globals['_IDENTIFYSTREAMRESPONSE']._serialized_end=1524
-  _globals['_VERIFYREQUEST']._serialized_start=1527
-  _globals['_VERIFYREQUEST']._serialized_end=1737
-  _globals['_VERIFYRESPONSE']._serialized_start=1740
-  _globals['_VERIFYRESPONSE']._serialized_end=2030
-  _globals['_IDENTIFICATIONSERVICE']._serialized_start=2194
-  _globals['_IDENTIFICATIONSERVICE']._serialized_end=2556
+  _globals['_FACEIDENTIFICATION']._serialized_end=922
+  _globals['_IDENTIFYREQUEST']._serialized_start=924
+  _globals['_IDENTIFYREQUEST']._serialized_end=1045
+  _globals['_IDENTIFYRESPONSE']._serialized_start=1047
+  _globals['_IDENTIFYRESPONSE']._serialized_end=1115
+  _globals['_IDENTIFYOUTCOME']._serialized_start=1117
+  _globals['_IDENTIFYOUTCOME']._serialized_end=1237
+  _globals['_BATCHIDENTIFYREQUEST']._serialized_start=1239
+  _globals['_BATCHIDENTIFYREQUEST']._serialized_end=1366
+  _globals['_BATCHIDENTIFYRESPONSE']._serialized_start=1368
+  _globals['_BATCHIDENTIFYRESPONSE']._serialized_end=1441
+  _globals['_IDENTIFYSTREAMREQUEST']._serialized_start=1444
+  _globals['_IDENTIFYSTREAMREQUEST']._serialized_end=1572
+  _globals['_IDENTIFYSTREAMRESPONSE']._serialized_start=1574
+  _globals['_IDENTIFYSTREAMRESPONSE']._serialized_end=1648
+  _globals['_VERIFYREQUEST']._serialized_start=1651
+  _globals['_VERIFYREQUEST']._serialized_end=1861
+  _globals['_VERIFYRESPONSE']._serialized_start=1864
+  _globals['_VERIFYRESPONSE']._serialized_end=2154
+  _globals['_IDENTIFICATIONSERVICE']._serialized_start=2318
+  _globals['_IDENTIFICATIONSERVICE']._serialized_end=2680
 # @@protoc_insertion_point(module_scope)

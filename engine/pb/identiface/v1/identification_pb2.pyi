@@ -61,7 +61,7 @@ class SearchOptions(_message.Message):
     def __init__(self, k: _Optional[int] = ..., threshold: _Optional[float] = ..., contract_digest: _Optional[str] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Mapping[str, str]] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
 
 class FaceIdentification(_message.Message):
-    __slots__ = ("face", "decision", "candidates", "threshold", "threshold_origin", "searched_sequence", "num_searched", "is_exact")
+    __slots__ = ("face", "decision", "candidates", "threshold", "threshold_origin", "searched_sequence", "num_searched", "is_exact", "num_identities", "estimated_fpir", "review_threshold")
     FACE_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,9 @@ class FaceIdentification(_message.Message):
     SEARCHED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NUM_SEARCHED_FIELD_NUMBER: _ClassVar[int]
     IS_EXACT_FIELD_NUMBER: _ClassVar[int]
+    NUM_IDENTITIES_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_FPIR_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     face: _types_pb2.Face
     decision: _types_pb2.Decision
     candidates: _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]
@@ -78,7 +81,10 @@ class FaceIdentification(_message.Message):
     searched_sequence: int
     num_searched: int
     is_exact: bool
-    def __init__(self, face: _Optional[_Union[_types_pb2.Face, _Mapping]] = ..., decision: _Optional[_Union[_types_pb2.Decision, str]] = ..., candidates: _Optional[_Iterable[_Union[_types_pb2.Candidate, _Mapping]]] = ..., threshold: _Optional[float] = ..., threshold_origin: _Optional[_Union[_types_pb2.ThresholdOrigin, str]] = ..., searched_sequence: _Optional[int] = ..., num_searched: _Optional[int] = ..., is_exact: _Optional[bool] = ...) -> None: ...
+    num_identities: int
+    estimated_fpir: float
+    review_threshold: float
+    def __init__(self, face: _Optional[_Union[_types_pb2.Face, _Mapping]] = ..., decision: _Optional[_Union[_types_pb2.Decision, str]] = ..., candidates: _Optional[_Iterable[_Union[_types_pb2.Candidate, _Mapping]]] = ..., threshold: _Optional[float] = ..., threshold_origin: _Optional[_Union[_types_pb2.ThresholdOrigin, str]] = ..., searched_sequence: _Optional[int] = ..., num_searched: _Optional[int] = ..., is_exact: _Optional[bool] = ..., num_identities: _Optional[int] = ..., estimated_fpir: _Optional[float] = ..., review_threshold: _Optional[float] = ...) -> None: ...
 
 class IdentifyRequest(_message.Message):
     __slots__ = ("gallery_id", "probe", "options")

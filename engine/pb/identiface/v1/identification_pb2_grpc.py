@@ -68,8 +68,9 @@ class IdentificationServiceServicer:
         INVALID_ARGUMENT (INVALID_INPUT: no probe, k outside 1 to 100, threshold outside -1 to 1, a filter that no
         attributes could be, a fusion or consistency that this version does not know; INVALID_VECTOR,
         UNDECODABLE_PICTURE, PICTURE_TOO_LARGE), NOT_FOUND (GALLERY_NOT_FOUND), FAILED_PRECONDITION
-        (CONTRACT_MISMATCH, NO_EMBEDDER), UNAVAILABLE (UNAVAILABLE, with RetryInfo: the worker is far behind what was
-        written; consistency EVENTUAL searches what it has).
+        (CONTRACT_MISMATCH, NO_EMBEDDER; or the gallery has a target_fpir that the server has no calibration for, and
+        the request no threshold), UNAVAILABLE (UNAVAILABLE, with RetryInfo: the worker is far behind what was written;
+        consistency EVENTUAL searches what it has).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,8 +83,8 @@ class IdentificationServiceServicer:
         PICTURE_TOO_LARGE), FAILED_PRECONDITION (NO_EMBEDDER; CONTRACT_MISMATCH: a picture, and the server's
         network is not the gallery's). Of the call: INVALID_ARGUMENT (INVALID_INPUT: 0 or more than 256 probes, more
         than 64 pictures; k, threshold, filter, fusion and consistency as of Identify), NOT_FOUND
-        (GALLERY_NOT_FOUND), FAILED_PRECONDITION (CONTRACT_MISMATCH: contract_digest is not the gallery's),
-        UNAVAILABLE (as Identify).
+        (GALLERY_NOT_FOUND), FAILED_PRECONDITION (CONTRACT_MISMATCH: contract_digest is not the gallery's; or no
+        calibration, as Identify), UNAVAILABLE (as Identify).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +105,8 @@ class IdentificationServiceServicer:
 
         INVALID_ARGUMENT (INVALID_INPUT: no probe, threshold outside -1 to 1; INVALID_VECTOR, UNDECODABLE_PICTURE,
         PICTURE_TOO_LARGE, NO_FACE; INVALID_ID: the identity_id breaks its rule), NOT_FOUND (GALLERY_NOT_FOUND,
-        IDENTITY_NOT_FOUND), FAILED_PRECONDITION (CONTRACT_MISMATCH, NO_EMBEDDER, or the identity has no templates).
+        IDENTITY_NOT_FOUND), FAILED_PRECONDITION (CONTRACT_MISMATCH, NO_EMBEDDER, the identity has no templates, or the
+        gallery has a target_fmr that the server has no calibration for, and the request no threshold).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19identiface/v1/types.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x01\n\x11\x45mbeddingContract\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x02 \x01(\t\x12\x11\n\talignment\x18\x03 \x01(\t\x12\x0e\n\x06mirror\x18\x04 \x01(\x08\x12\x11\n\tdimension\x18\x05 \x01(\x05\x12\x15\n\rnormalisation\x18\x06 \x01(\t\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\")\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tnormalize\x18\x02 \x01(\x08\"\\\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12.\n\x0b\x66\x61\x63\x65_choice\x18\x02 \x01(\x0e\x32\x19.identiface.v1.FaceChoice\x12\x13\n\x0bmin_face_px\x18\x03 \x01(\x05\"5\n\x03\x42ox\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\"d\n\x04\x46\x61\x63\x65\x12\x1f\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x12.identiface.v1.Box\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\'\n\tkeypoints\x18\x03 \x03(\x0b\x32\x14.identiface.v1.Point\"I\n\tCandidate\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x13\n\x0btemplate_id\x18\x03 \x01(\x04\"O\n\x0cWriteReceipt\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12-\n\ndurability\x18\x02 \x01(\x0e\x32\x19.identiface.v1.Durability\"\xa1\x02\n\x08Identity\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12;\n\nattributes\x18\x02 \x03(\x0b\x32\'.identiface.v1.Identity.AttributesEntry\x12.\n\ttemplates\x18\x03 \x03(\x0b\x32\x1b.identiface.v1.TemplateInfo\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x93\x01\n\x0cTemplateInfo\x12\x13\n\x0btemplate_id\x18\x01 \x01(\x04\x12\x0f\n\x07quality\x18\x02 \x01(\x02\x12\x0e\n\x06source\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06vector\x18\x05 \x01(\x0c\x12\x0c\n\x04\x63rop\x18\x06 \x01(\x0c*o\n\nFaceChoice\x12\x1b\n\x17\x46\x41\x43\x45_CHOICE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46\x41\x43\x45_CHOICE_LARGEST\x10\x01\x12\x16\n\x12\x46\x41\x43\x45_CHOICE_CENTRE\x10\x02\x12\x13\n\x0f\x46\x41\x43\x45_CHOICE_ALL\x10\x03*d\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_MATCH\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_REVIEW\x10\x02\x12\x15\n\x11\x44\x45\x43ISION_NO_MATCH\x10\x03*\x8e\x01\n\x0fThresholdOrigin\x12 \n\x1cTHRESHOLD_ORIGIN_UNSPECIFIED\x10\x00\x12\x1d\n\x19THRESHOLD_ORIGIN_CONTRACT\x10\x01\x12\x1c\n\x18THRESHOLD_ORIGIN_GALLERY\x10\x02\x12\x1c\n\x18THRESHOLD_ORIGIN_REQUEST\x10\x03*?\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_SYNCED\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19identiface/v1/types.proto\x12\ridentiface.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x01\n\x11\x45mbeddingContract\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x02 \x01(\t\x12\x11\n\talignment\x18\x03 \x01(\t\x12\x0e\n\x06mirror\x18\x04 \x01(\x08\x12\x11\n\tdimension\x18\x05 \x01(\x05\x12\x15\n\rnormalisation\x18\x06 \x01(\t\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\")\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x11\n\tnormalize\x18\x02 \x01(\x08\"\\\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12.\n\x0b\x66\x61\x63\x65_choice\x18\x02 \x01(\x0e\x32\x19.identiface.v1.FaceChoice\x12\x13\n\x0bmin_face_px\x18\x03 \x01(\x05\"5\n\x03\x42ox\x12\n\n\x02x1\x18\x01 \x01(\x02\x12\n\n\x02y1\x18\x02 \x01(\x02\x12\n\n\x02x2\x18\x03 \x01(\x02\x12\n\n\x02y2\x18\x04 \x01(\x02\"\x1d\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\"d\n\x04\x46\x61\x63\x65\x12\x1f\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x12.identiface.v1.Box\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\'\n\tkeypoints\x18\x03 \x03(\x0b\x32\x14.identiface.v1.Point\"\x85\x01\n\tCandidate\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x13\n\x0btemplate_id\x18\x03 \x01(\x04\x12!\n\x14similarity_corrected\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x17\n\x15_similarity_corrected\"O\n\x0cWriteReceipt\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12-\n\ndurability\x18\x02 \x01(\x0e\x32\x19.identiface.v1.Durability\"\xa1\x02\n\x08Identity\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12;\n\nattributes\x18\x02 \x03(\x0b\x32\'.identiface.v1.Identity.AttributesEntry\x12.\n\ttemplates\x18\x03 \x03(\x0b\x32\x1b.identiface.v1.TemplateInfo\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x93\x01\n\x0cTemplateInfo\x12\x13\n\x0btemplate_id\x18\x01 \x01(\x04\x12\x0f\n\x07quality\x18\x02 \x01(\x02\x12\x0e\n\x06source\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06vector\x18\x05 \x01(\x0c\x12\x0c\n\x04\x63rop\x18\x06 \x01(\x0c*o\n\nFaceChoice\x12\x1b\n\x17\x46\x41\x43\x45_CHOICE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46\x41\x43\x45_CHOICE_LARGEST\x10\x01\x12\x16\n\x12\x46\x41\x43\x45_CHOICE_CENTRE\x10\x02\x12\x13\n\x0f\x46\x41\x43\x45_CHOICE_ALL\x10\x03*d\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_MATCH\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_REVIEW\x10\x02\x12\x15\n\x11\x44\x45\x43ISION_NO_MATCH\x10\x03*\xd1\x01\n\x0fThresholdOrigin\x12 \n\x1cTHRESHOLD_ORIGIN_UNSPECIFIED\x10\x00\x12\x1d\n\x19THRESHOLD_ORIGIN_CONTRACT\x10\x01\x12\x1c\n\x18THRESHOLD_ORIGIN_GALLERY\x10\x02\x12\x1c\n\x18THRESHOLD_ORIGIN_REQUEST\x10\x03\x12 \n\x1cTHRESHOLD_ORIGIN_CALIBRATION\x10\x04\x12\x1f\n\x1bTHRESHOLD_ORIGIN_OWN_PEOPLE\x10\x05*?\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_SYNCED\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IDENTITY_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_IDENTITY_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_FACECHOICE']._serialized_start=1172
-  _globals['_FACECHOICE']._serialized_end=1283
-  _globals['_DECISION']._serialized_start=1285
-  _globals['_DECISION']._serialized_end=1385
-  _globals['_THRESHOLDORIGIN']._serialized_start=1388
-  _globals['_THRESHOLDORIGIN']._serialized_end=1530
-  _globals['_DURABILITY']._serialized_start=1532
-  _globals['_DURABILITY']._serialized_end=1595
+  _globals['_FACECHOICE']._serialized_start=1233
+  _globals['_FACECHOICE']._serialized_end=1344
+  _globals['_DECISION']._serialized_start=1346
+  _globals['_DECISION']._serialized_end=1446
+  _globals['_THRESHOLDORIGIN']._serialized_start=1449
+  _globals['_THRESHOLDORIGIN']._serialized_end=1658
+  _globals['_DURABILITY']._serialized_start=1660
+  _globals['_DURABILITY']._serialized_end=1723
   _globals['_EMBEDDINGCONTRACT']._serialized_start=78
   _globals['_EMBEDDINGCONTRACT']._serialized_end=247
   _globals['_VECTOR']._serialized_start=249
@@ -54,14 +54,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POINT']._serialized_end=470
   _globals['_FACE']._serialized_start=472
   _globals['_FACE']._serialized_end=572
-  _globals['_CANDIDATE']._serialized_start=574
-  _globals['_CANDIDATE']._serialized_end=647
-  _globals['_WRITERECEIPT']._serialized_start=649
-  _globals['_WRITERECEIPT']._serialized_end=728
-  _globals['_IDENTITY']._serialized_start=731
-  _globals['_IDENTITY']._serialized_end=1020
-  _globals['_IDENTITY_ATTRIBUTESENTRY']._serialized_start=971
-  _globals['_IDENTITY_ATTRIBUTESENTRY']._serialized_end=1020
-  _globals['_TEMPLATEINFO']._serialized_start=1023
-  _globals['_TEMPLATEINFO']._serialized_end=1170
+  _globals['_CANDIDATE']._serialized_start=575
+  _globals['_CANDIDATE']._serialized_end=708
+  _globals['_WRITERECEIPT']._serialized_start=710
+  _globals['_WRITERECEIPT']._serialized_end=789
+  _globals['_IDENTITY']._serialized_start=792
+  _globals['_IDENTITY']._serialized_end=1081
+  _globals['_IDENTITY_ATTRIBUTESENTRY']._serialized_start=1032
+  _globals['_IDENTITY_ATTRIBUTESENTRY']._serialized_end=1081
+  _globals['_TEMPLATEINFO']._serialized_start=1084
+  _globals['_TEMPLATEINFO']._serialized_end=1231
 # @@protoc_insertion_point(module_scope)

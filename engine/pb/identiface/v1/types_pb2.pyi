@@ -30,6 +30,8 @@ class ThresholdOrigin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     THRESHOLD_ORIGIN_CONTRACT: _ClassVar[ThresholdOrigin]
     THRESHOLD_ORIGIN_GALLERY: _ClassVar[ThresholdOrigin]
     THRESHOLD_ORIGIN_REQUEST: _ClassVar[ThresholdOrigin]
+    THRESHOLD_ORIGIN_CALIBRATION: _ClassVar[ThresholdOrigin]
+    THRESHOLD_ORIGIN_OWN_PEOPLE: _ClassVar[ThresholdOrigin]
 
 class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,6 +49,8 @@ THRESHOLD_ORIGIN_UNSPECIFIED: ThresholdOrigin
 THRESHOLD_ORIGIN_CONTRACT: ThresholdOrigin
 THRESHOLD_ORIGIN_GALLERY: ThresholdOrigin
 THRESHOLD_ORIGIN_REQUEST: ThresholdOrigin
+THRESHOLD_ORIGIN_CALIBRATION: ThresholdOrigin
+THRESHOLD_ORIGIN_OWN_PEOPLE: ThresholdOrigin
 DURABILITY_UNSPECIFIED: Durability
 DURABILITY_SYNCED: Durability
 
@@ -119,14 +123,16 @@ class Face(_message.Message):
     def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., confidence: _Optional[float] = ..., keypoints: _Optional[_Iterable[_Union[Point, _Mapping]]] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("identity_id", "similarity", "template_id")
+    __slots__ = ("identity_id", "similarity", "template_id", "similarity_corrected")
     IDENTITY_ID_FIELD_NUMBER: _ClassVar[int]
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_ID_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_CORRECTED_FIELD_NUMBER: _ClassVar[int]
     identity_id: str
     similarity: float
     template_id: int
-    def __init__(self, identity_id: _Optional[str] = ..., similarity: _Optional[float] = ..., template_id: _Optional[int] = ...) -> None: ...
+    similarity_corrected: float
+    def __init__(self, identity_id: _Optional[str] = ..., similarity: _Optional[float] = ..., template_id: _Optional[int] = ..., similarity_corrected: _Optional[float] = ...) -> None: ...
 
 class WriteReceipt(_message.Message):
     __slots__ = ("sequence", "durability")

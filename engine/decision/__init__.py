@@ -1,0 +1,1 @@
+"""What an answer means in an open set: thresholds from a target rate and the identities searched."""
