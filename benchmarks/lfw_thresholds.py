@@ -112,7 +112,9 @@ def told(found: Thresholds) -> str:
             " that of the test's own people, both by bootstrap over people. The rest is reported only: at"
             " FPIR 0.01 a test has 3 to 14 strangers at the threshold, and far beyond the people fitted on"
             " the numbers show how wrong one can be. **LFW has too few people to say more**; nothing here"
-            " speaks for a gallery 100 times as large as the calibration.",
+            " speaks for a gallery 100 times as large as the calibration. A network that was trained on some"
+            " of these people (`dlib-resnet-ft1`: folds 1 to 6) keeps them apart better than strangers, so"
+            " that thresholds calibrated on them are too low.",
             "## Crowding correction: FNIR at the threshold that the same strangers give",
             _table(_CROWDED, [_crowded_row(one) for one in found.crowded]),
         ]

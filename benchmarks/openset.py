@@ -10,7 +10,8 @@
 
 Prints tables, writes a report and a plot to ``benchmarks/reports`` (``--report NAME``). Each size is kept as
 JSON when it is done (``--cache``), so that a run that was ended goes on. A million takes minutes and 3 GB,
-ten million an hour and about 16 GB. It does not know how alike real people are beyond a few thousand.
+ten million with ``--probes 2000`` ten minutes. It does not know how alike real people are beyond a few
+thousand.
 """
 
 from __future__ import annotations
@@ -173,7 +174,10 @@ def main(given: Sequence[str] | None = None) -> None:
         root = (
             f"--root lfw --model {arguments.model}" if arguments.root else "--vectors " + shlex.quote("FILE")
         )
-        command = f"python -m benchmarks.openset {root} --sizes {sizes} --threads {asked.threads}"
+        command = (
+            f"python -m benchmarks.openset {root} --sizes {sizes} --probes {arguments.probes}"
+            f" --threads {asked.threads}"
+        )
         print(write_report(arguments.report, "Open-set error rates of large galleries", text, command))
 
 

@@ -11,6 +11,7 @@ import msgspec
 from engine import config
 from engine.config import Settings
 from engine.errors import SettingsError
+from engine.logs import LOGGER
 
 if TYPE_CHECKING:
     from engine.decision.calibration import Calibration
@@ -76,6 +77,9 @@ def read_calibrations(files: Sequence[str], model: str) -> dict[str, Calibration
                 hint="Give one of them.",
             )
         given[read.contract_digest] = file, read
+        # One of another contract than was meant is passed over by all galleries: let the log tell.
+        told = {"file": file, "contract": read.contract_name, "digest": read.contract_digest}
+        LOGGER.info("calibration", extra={"fields": told})
     near = [calibration.read(path) for path in _beside(model)]
     return {
         **calibration.shipped(),

@@ -314,7 +314,10 @@ class Galleries:
         if version == self._catalog_version:
             return
         for folder in opened.keys() - self._catalog.folders():
+            gallery = opened[folder].gallery
             opened[folder].close()
+            if gallery is not None:
+                self.probe_counters.forget(gallery.gallery_id)
             with self._slots_lock:
                 if self._slots.get(folder) is opened[folder]:
                     del self._slots[folder]

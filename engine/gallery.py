@@ -357,6 +357,9 @@ class Gallery:
         """Follow what other processes wrote: new generations, epochs and rows of the journal."""
         self._index.refresh()
         settings, snapshot, _ = self._now()
+        if self._counters is not None and not settings.has_probe_statistics:
+            # Another process may have been told so.
+            self._counters.forget(self.gallery_id)
         self._thresholds.prepare(settings, snapshot.generation)
 
     def maintain(self, progress: Callable[[int, int], None] = report_nothing) -> None:

@@ -43,6 +43,8 @@ class GalleryThresholds:
     """Whether similarities are corrected by crowding now."""
     warnings: tuple[str, ...] = ()
     """What the operator should know, in words."""
+    calibrated_on: str = ""
+    """Whose strangers the calibration was measured on, in the words of who made it; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,13 +61,18 @@ class ProbeCounter:
         self._gallery_id = gallery_id
         self._lock = threading.Lock()
         self._is_alarming = False
-        self._reset()
+        self._tops = [0] * NUM_BINS
+        self._decisions = dict.fromkeys(Decision, 0)
+        # Two halves of the window: the older is dropped whole when the newer is full.
+        self._older = [0] * NUM_RATE_BINS
+        self._newer = [0] * NUM_RATE_BINS
+        self._num_older = self._num_newer = 0
 
     def count(self, answer: Identification, *, is_size_known: bool = True) -> None:
         """Take in one answer.
 
-        By the similarity that it was decided by: the corrected one where there is one. `is_size_known` is
-        False where `num_identities` is only a bound: the top counts, and is not compared.
+        By its plain similarity: with filters a gallery decides now by that, now by the corrected one.
+        `is_size_known` is False where `num_identities` is only a bound: the top counts, and is not compared.
         """
         rate = answer.estimated_fpir
         is_compared = (
@@ -79,8 +84,8 @@ class ProbeCounter:
         with self._lock:
             self._decisions[answer.decision] += 1
             if answer.candidates:
-                best = answer.candidates[0]
-                top = best.similarity if best.similarity_corrected is None else best.similarity_corrected
+                # Plainly the best, which the correction may have put behind others.
+                top = max(one.similarity for one in answer.candidates)
                 self._tops[_bin_of((top + 1.0) / 2.0, NUM_BINS)] += 1
             if not is_compared:
                 return
@@ -106,22 +111,6 @@ class ProbeCounter:
         """Answers by decision, those without a candidate among them."""
         with self._lock:
             return dict(self._decisions)
-
-    def restart(self) -> None:
-        """Forget everything: similarities mean something else now, by another calibration or correction."""
-        with self._lock:
-            self._reset()
-            if self._is_alarming:
-                self._is_alarming = False
-                LOGGER.warning("probes are counted anew", extra={"fields": {"gallery": self._gallery_id}})
-
-    def _reset(self) -> None:
-        self._tops = [0] * NUM_BINS
-        self._decisions = dict.fromkeys(Decision, 0)
-        # Two halves of the window: the older is dropped whole when the newer is full.
-        self._older = [0] * NUM_RATE_BINS
-        self._newer = [0] * NUM_RATE_BINS
-        self._num_older = self._num_newer = 0
 
     def _compare(self, share: float) -> None:
         """Take in which share of the compared strangers has a lower top, 0..1, by the calibration."""

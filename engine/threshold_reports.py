@@ -65,6 +65,7 @@ def report(thresholds: Thresholds, settings: GallerySettings, population: Popula
             *([] if compared is None else _of_comparison(compared)),
             *_of_crowding(settings, is_corrected=is_corrected),
         ),
+        calibrated_on="" if calibration is None else calibration.people,
     )
 
 
@@ -112,26 +113,27 @@ def calibrate(
             by_own_people=by_own,
             warnings=tuple(told),
         )
-    is_corrected = thresholds.is_corrected(settings, population)
+    compared = None if own is None else thresholds.compare(own, measured, target)
+    is_used = measured.num_identities >= OWN_PEOPLE_IDENTITIES_MIN
+    is_raised = is_used and compared is not None and compared.shift > 0.0
+    is_corrected = thresholds.is_corrected(settings, population) and not is_raised
     curve = curve_of(Fusion.MAX, is_corrected=is_corrected)
     rated = thresholds.rated(population, population.num_identities, curve).threshold(target)
     size = thresholds.effective_size(population, population.num_identities, curve)
     told += calibration.warnings(curve, target, size)
     found = dataclasses.replace(found, threshold=rated.value, by_calibration=rated)
-    if own is not None:
-        compared = thresholds.compare(own, measured, target)
+    if compared is not None:
         told += _of_comparison(compared)
         if is_corrected:
             told.append("thresholds are of corrected similarities; own people were compared by plain ones")
-        found = _with_own(found, compared, is_used=measured.num_identities >= OWN_PEOPLE_IDENTITIES_MIN)
+        found = _with_own(found, compared, is_raised=is_raised)
     return dataclasses.replace(found, warnings=tuple(told))
 
 
-def _with_own(found: GalleryCalibration, compared: Comparison, *, is_used: bool) -> GalleryCalibration:
-    """Add what own people tell; `is_used` where they are enough to raise the threshold."""
+def _with_own(found: GalleryCalibration, compared: Comparison, *, is_raised: bool) -> GalleryCalibration:
+    """Add what own people tell; `is_raised` where they are enough to raise the threshold, and do."""
     rated = found.by_calibration
     assert rated is not None
-    is_raised = is_used and compared.shift > 0.0
     return dataclasses.replace(
         found,
         threshold=min(1.0, rated.value + compared.shift) if is_raised else rated.value,
@@ -185,6 +187,7 @@ def _of_comparison(compared: Comparison) -> list[str]:
         told.append(
             f"the gallery's own people are {kind} alike than the calibration's: they ask for a threshold of"
             f" {_text(own)}, it for {_text(calibrated)}; the higher one, the {used}, counts"
+            + (", and similarities are not corrected by crowding" if compared.shift else "")
         )
     return told
 
@@ -195,7 +198,8 @@ def _of_crowding(settings: GallerySettings, *, is_corrected: bool) -> list[str]:
     if settings.target_fpir is None:
         return ["crowding is ON and corrects nothing: a fixed threshold is one of plain similarities"]
     return [
-        "crowding is ON and corrects nothing yet: it takes 300 identities and an index built since it was set"
+        "crowding is ON and corrects nothing now: it takes 300 identities, an index built since it was set,"
+        " and own people who do not raise the threshold"
     ]
 
 

@@ -80,12 +80,15 @@ class Comparison:
     by_own_people: Estimate
     num_left_out: int = 0
     num_suspected: int = 0
+    is_cut: bool = False
+    """Whether the calibration's threshold lies among the likely duplicates that were left out. Strangers as
+    alike as that went with them, so that own people seem less alike than they are."""
 
     @property
     def is_disagreement(self) -> bool:
         """Whether neither interval reaches the other."""
         one, other = self.by_calibration, self.by_own_people
-        return one.low > other.high or other.low > one.high
+        return (one.low > other.high and not self.is_cut) or other.low > one.high
 
     @property
     def shift(self) -> float:
@@ -124,7 +127,8 @@ class Thresholds:
         is_fixed = requested is not None or settings.target_fpir is None
         if is_fixed:
             threshold, origin = resolve_threshold(self.contract, settings, requested)
-            return Judgement(threshold, origin, None, self._rates(population, num_left, curve))
+            rates = self._rates(population, num_left, curve)
+            return Judgement(threshold, origin, None, rates, self._shift(settings, population))
         step = self._step(self.effective_size(population, num_left, curve))
         number = population.generation.manifest.number if population.generation else 0
         key = (curve, step, number, settings.target_fpir, settings.review_fpir)
@@ -161,7 +165,11 @@ class Thresholds:
             self.need(CORRECTED, "crowding ON")
 
     def is_corrected(self, settings: GallerySettings, population: Population) -> bool:
-        """Whether similarities are corrected by crowding, in searches without filter and threshold."""
+        """Whether similarities are corrected by crowding, in searches without filter and threshold.
+
+        Not where own people raise the threshold: they were compared by plain similarities, and what they ask
+        for does not hold for corrected ones.
+        """
         calibration = self.calibration
         return (
             settings.target_fpir is not None
@@ -172,6 +180,7 @@ class Thresholds:
             and population.num_identities >= crowding.SIZE_MIN
             and population.generation is not None
             and population.generation.crowding is not None
+            and not self._shift(settings, population)
         )
 
     def effective_size(self, population: Population, num_left: int, curve: str = PLAIN) -> float:
@@ -209,15 +218,19 @@ class Thresholds:
         target = settings.target_fpir
         assert target is not None
         self.need(curve, "target_fpir")
-        row, origin, shift = self._row(curve, step), ThresholdOrigin.CALIBRATION, 0.0
-        compared = self.comparison(population.generation, target)
-        if compared is not None and compared.shift:
-            origin, shift = ThresholdOrigin.OWN_PEOPLE, compared.shift
+        row, shift = self._row(curve, step), self._shift(settings, population)
+        origin = ThresholdOrigin.OWN_PEOPLE if shift else ThresholdOrigin.CALIBRATION
         review = None
         if settings.review_fpir is not None:
             review = min(SIMILARITY_MAX, row.threshold(settings.review_fpir).value + shift)
         threshold = min(SIMILARITY_MAX, row.threshold(target).value + shift)
         return Judgement(threshold, origin, review, row, shift)
+
+    def _shift(self, settings: GallerySettings, population: Population) -> float:
+        """By how much more alike strangers are here than calibrated, as far as it was looked at."""
+        target = settings.target_fpir
+        compared = None if target is None else self.comparison(population.generation, target)
+        return 0.0 if compared is None else compared.shift
 
     def rated(self, population: Population, num_left: int, curve: str) -> RateRow:
         """Rates of strangers among `num_left` identities, by a curve that the calibration has."""
@@ -274,9 +287,11 @@ class Thresholds:
         """Lay own people, measured in this population, beside the calibration, which must be there."""
         others = population.num_identities - 1
         row = self._row(PLAIN, self._step(self.effective_size(population, others)))
-        return Comparison(
-            row.threshold(target_fpir), own.threshold(target_fpir), own.num_left_out, own.num_suspected
-        )
+        rated, duplicate = row.threshold(target_fpir), None
+        if self.calibration is not None:
+            duplicate = self.calibration.duplicate_similarity
+        is_cut = duplicate is not None and own.num_left_out > 0 and rated.high >= duplicate
+        return Comparison(rated, own.threshold(target_fpir), own.num_left_out, own.num_suspected, is_cut)
 
     def need(self, curve: str, setting: str) -> Calibration:
         """Return the calibration, for a setting that needs this curve of it. Raises PreconditionError."""

@@ -81,7 +81,10 @@ def add_verbs(verbs: Verbs) -> None:
         "--keep", action="store_true", help="name people who are probably there twice, but keep them"
     )
     calibrate.add_argument(
-        "--attributes", metavar="FILE.csv", type=Path, help="attributes of people, to judge by group"
+        "--attributes",
+        metavar="FILE.csv",
+        type=Path,
+        help="attributes of people, to judge by group: a first line identity_id,NAME..., then one for each",
     )
     calibrate.add_argument("--people", metavar="WORDS", help="who these people are, kept with the thresholds")
     _add_answer_options(calibrate)

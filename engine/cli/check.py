@@ -45,10 +45,10 @@ pictures look like errors, too. Nothing of the gallery changes.
 Two identities count as one person from --duplicate-similarity on; without it from that of the network's
 calibration on; without one from the median similarity within the gallery's own identities.
 
-All templates are compared with all, exactly and in memory. Of 128 dimensions, 100,000 take 10 seconds and
-1,000,000 take 12 to 17 minutes on two cores that do nothing else; what takes longer than {ANNOUNCED_S:.0f}
-seconds is announced. Beyond 1,000,000 templates, or with --probes, a random sample of the identities
-is compared with all, and the report says so. With --data no server may hold the folder. The
+All templates are compared with all, exactly and in memory. Of 128 dimensions, 100,000 take 10 seconds, and
+1,000,000, by the squares of what 200,000 take, 12 to 17 minutes of two idle cores; what takes longer than
+{ANNOUNCED_S:.0f} seconds is announced. Beyond 1,000,000 templates, or with --probes, a random sample of the
+identities is compared with all, and the report says so. With --data no server may hold the folder. The
 files hold ids and source keys, no pictures and no vectors.
 
 exit codes: 0 it was looked at, whatever was found; 1 failed

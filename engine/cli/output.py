@@ -55,6 +55,7 @@ def identification_json(faces: Sequence[FaceIdentification]) -> Json:
                     for candidate in face.candidates
                 ],
                 "threshold": face.threshold,
+                "threshold_of": _threshold_of(face),
                 "threshold_origin": face.threshold_origin.value,
                 "searched_sequence": face.searched_sequence,
                 "num_searched": face.num_searched,
@@ -69,17 +70,25 @@ def identification_json(faces: Sequence[FaceIdentification]) -> Json:
     }
 
 
+def _threshold_of(face: FaceIdentification) -> str:
+    """Name of what a candidate has that the threshold is compared with."""
+    is_corrected = any(one.similarity_corrected is not None for one in face.candidates)
+    return "similarity_corrected" if is_corrected else "similarity"
+
+
 def identification_lines(picture: str, faces: Sequence[FaceIdentification]) -> list[str]:
     """Say who each face is; candidates below the threshold stand in brackets."""
     if not faces:
         return [f"{picture}: no face"]
     first = faces[0]
-    head = (
-        f"{picture}: {count(len(faces), 'face')}; threshold {first.threshold:.4f}"
-        f" {ORIGINS[first.threshold_origin]}, {count(first.num_searched, 'template')} searched"
-    )
     is_corrected = any(
         candidate.similarity_corrected is not None for face in faces for candidate in face.candidates
+    )
+    # Where they are, the threshold is small beside the plain similarities.
+    kind = " of corrected similarities" if is_corrected else ""
+    head = (
+        f"{picture}: {count(len(faces), 'face')}; threshold {first.threshold:.4f}{kind}"
+        f" {ORIGINS[first.threshold_origin]}, {count(first.num_searched, 'template')} searched"
     )
     rows: list[Sequence[object]] = []
     for number, face in enumerate(faces, start=1):
@@ -88,7 +97,7 @@ def identification_lines(picture: str, faces: Sequence[FaceIdentification]) -> l
             is_near = _compared(candidate) >= face.threshold
             shown = candidate.identity_id if is_near else f"({candidate.identity_id})"
             corrected = candidate.similarity_corrected
-            similarities = (f"{candidate.similarity:.4f}", NONE if corrected is None else f"{corrected:.4f}")
+            similarities = (f"{candidate.similarity:.4f}", NONE if corrected is None else f"{corrected:z.4f}")
             rows.append((*start, shown, *similarities[: 1 + is_corrected]))
             start = ("", "", "")
         if not face.candidates:
@@ -122,7 +131,7 @@ def _remarks(face: FaceIdentification) -> list[str]:
     if face.estimated_fpir is not None:
         people = "1 person" if face.num_identities == 1 else f"{face.num_identities:,} people"
         strangers = strangers_text(face.estimated_fpir)
-        said.append(f"{strangers} would reach {_compared(best):.4f} among {people}")
+        said.append(f"{strangers} would reach {_compared(best):z.4f} among {people}")
     return said
 
 

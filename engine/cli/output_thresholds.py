@@ -62,6 +62,7 @@ def thresholds_json(thresholds: GalleryThresholds | None) -> Json | None:
         "expected_fnir": thresholds.expected_fnir,
         "is_crowding_corrected": thresholds.is_crowding_corrected,
         "warnings": list(thresholds.warnings),
+        "calibrated_on": thresholds.calibrated_on,
     }
 
 
@@ -73,7 +74,8 @@ def thresholds_lines(gallery_id: str, num_identities: int, thresholds: GalleryTh
     ]
     size = thresholds.effective_size
     # A tenth of a percent is what rounding may make of one template an identity.
-    counted = "" if size <= num_identities * 1.001 else f" (who count as {size:,.0f} for their templates)"
+    is_more = size > max(1, num_identities) * 1.001
+    counted = f" (who count as {size:,.0f} for their templates)" if is_more else ""
     among = f"among {_people(num_identities)}{counted}"
     if thresholds.target_fpir is not None:
         parts.append(f"for {strangers_text(thresholds.target_fpir)} {among}")
@@ -85,6 +87,8 @@ def thresholds_lines(gallery_id: str, num_identities: int, thresholds: GalleryTh
         parts.append(f"{thresholds.expected_fnir:.0%} of the enrolled would be missed")
     if thresholds.is_crowding_corrected:
         parts.append("similarities corrected by crowding")
+    if thresholds.calibrated_on:
+        parts.append(f"calibrated on {thresholds.calibrated_on}")
     return [f"{gallery_id}: {', '.join(parts)}", *_warnings(thresholds.warnings)]
 
 

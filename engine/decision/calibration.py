@@ -7,16 +7,17 @@ given by its path lies beside it. Knows nothing of galleries, indexes or how the
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from engine.decision.rates import RateTable
+from engine.decision.rates import SIMILARITY_BOUND, RateTable
 from engine.errors import SettingsError
-from engine.open_set_types import Estimate
 
 FORMAT_VERSION = 1
 SUFFIX = ".calibration.json"
@@ -31,6 +32,8 @@ SUPPORT_MIN = 10.0
 """Calibration people whose tops must be expected to reach a threshold before the data carries it."""
 MATED_SIZES_MAX = 4.0
 """Multiple of the largest size measured up to which mated similarities that depend on the size are known."""
+P_VALUE_MIN = 0.01
+"""Of a tail's fit, below which what follows from it is called a guess."""
 FNIR_WARNED = 0.3
 """Expected share of missed people above which a threshold comes with a warning."""
 
@@ -80,6 +83,19 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     mated_at: tuple[MatedAt, ...] = ()
     """The same by size, rising, where it depends on the size, as corrected by crowding; then `mated` is
     the last. Empty: it does not."""
+
+    def __post_init__(self) -> None:
+        """Refuse a curve of no use, as a file changed by hand may hold. Raises ValueError."""
+        if not 0.0 <= self.templates_exponent.value <= 1.0:
+            raise ValueError("an exponent of templates must lie from 0 to 1")
+        sizes = [one.size for one in self.mated_at]
+        if not _is_rising([1.0, *sizes]) or len(set(sizes)) < len(sizes):
+            raise ValueError("the sizes of mated similarities must rise, from 1 on")
+        quantiles = [self.mated, *(one.quantiles for one in self.mated_at)]
+        if not all(_is_rising([-SIMILARITY_BOUND, *one, SIMILARITY_BOUND]) for one in quantiles):
+            raise ValueError(f"quantiles must not fall, nor lie beyond {SIMILARITY_BOUND:g}")
+        if sizes and ({len(one) for one in quantiles[1:]} != {len(self.mated)} or not self.mated):
+            raise ValueError("mated similarities of all sizes must have as many quantiles")
 
     def expected_fnir(self, threshold: float, size: float | None = None) -> float | None:
         """Share of mated probes below the threshold; those that another identity beats come on top.
@@ -147,7 +163,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Whose strangers these are, in words."""
     created: str
     """Date, as 2026-11-22."""
-    num_people: int
+    num_people: Annotated[int, msgspec.Meta(ge=1)]
     num_pictures: int
     left_out: tuple[LeftOut, ...] = ()
     duplicate_similarity: float | None = None
@@ -181,6 +197,11 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 f" {self.num_people:,} people: {carried:.2g} of them are expected to reach it,"
                 f" {SUPPORT_MIN:.0f} would carry it. Calibrate on more people, or go by its interval"
             )
+            if chosen.tail.p_value < P_VALUE_MIN:
+                told.append(
+                    "the tail of the calibration does not fit its people"
+                    f" (p = {chosen.tail.p_value:.2g}): what lies beyond them is a guess"
+                )
         missed = chosen.expected_fnir(threshold.value, size)
         if missed is not None and missed > FNIR_WARNED:
             told.append(
@@ -194,6 +215,10 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 " off"
             )
         return tuple(told)
+
+
+def _is_rising(values: Sequence[float]) -> bool:
+    return all(before <= after for before, after in itertools.pairwise(values))
 
 
 def read(path: Path, contract_digest: str | None = None) -> Calibration:
@@ -236,15 +261,10 @@ def beside(weights: Path) -> Path:
     return weights.with_suffix(SUFFIX)
 
 
-def threshold_for_fmr(calibration: Calibration, target_fmr: float) -> Estimate:
-    """Similarity that a share of impostors of `target_fmr` reaches in 1:1 verification; N does not count."""
-    return calibration.curves[PLAIN].table.threshold(target_fmr, 1.0)
-
-
 def _decode(content: bytes, name: str) -> Calibration:
     try:
         calibration = msgspec.json.decode(content, type=Calibration)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"calibration {name} cannot be read: {error}", hint="Make it anew by `identiface calibrate`."
         ) from error

@@ -8,7 +8,8 @@
 
 Only the 32 best candidates by plain similarity are corrected. A stranger is not enrolled: left out of a
 gallery, a person counts in nobody's crowding. Numbers in, numbers out: knows nothing of pictures, templates
-or how a gallery keeps crowding. It does not know how the correction fares with several templates an identity.
+or how a gallery keeps crowding. How the correction fares with several templates an identity is not measured
+here.
 
 Source: the correction is half of the hubness reduction "CSLS" of Conneau et al., "Word Translation Without
 Parallel Data", ICLR 2018, equation 2, whose similarity is twice as long.

@@ -48,8 +48,6 @@ _NUM_UPPER = 22
 _NUM_SIZES = 12
 _BEYOND = (4.0, 30.0, 1e3, 1e6)
 """Sizes beyond the people, as multiples: between them the logarithms are straight."""
-FALLING_MAX = _BEYOND[0]
-"""Multiple of the people up to which rates go on falling with the size, where corrected ones fell."""
 _NEIGHBOURS_KEPT = 48
 """Of each person, in order to find the top among those drawn: each is drawn with a share of 63 %."""
 _BLOCK = 512
@@ -257,7 +255,7 @@ def _completed(
     least = 0.0 if is_rising else -1.0
     growth = min(1.0, max(least, float(last - before) / math.log(sizes[-1] / sizes[-2])))
     multiples = np.log(_BEYOND)
-    # Rates that fell with the size are not taken to fall for ever.
+    # Rates that fell with the size, as corrected ones may, are not taken to fall beyond the first of them.
     multiples = multiples if growth >= 0.0 else np.full(len(multiples), multiples[0])
     beyond = whole[-1] + growth * multiples[:, None]
     whole = np.concatenate([whole, beyond])

@@ -27,8 +27,8 @@ NUM_RESAMPLES = 100
 _SHARE_MAX = 0.99
 _LOG_RATE_MIN = -20.0
 _NUM_LEVELS = 64
-_SAME = 6
-"""Digits behind the point to which two tops are one."""
+_SAME = 5e-7
+"""Tops no farther apart are one: of two people who are each other's nearest, but for the last bits."""
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +69,9 @@ def measure(tops: ArrayLike, duplicate_similarity: float | None = None, *, seed:
     kept = values[~is_suspect] if is_left_out else values
     if len(kept) < PEOPLE_MIN:
         raise InvalidInputError(f"{len(kept)} people to measure: at least {PEOPLE_MIN} are needed")
-    distinct, counts = np.unique(kept.round(_SAME), return_counts=True)
+    # Not by rounding, which would part some of them.
+    is_new = np.diff(kept, prepend=-np.inf) > _SAME
+    distinct, counts = kept[is_new], np.bincount(np.cumsum(is_new) - 1)
     levels = np.linspace(_LOG_RATE_MIN, log_rate_of(_SHARE_MAX), _NUM_LEVELS)
     rng = np.random.default_rng(seed)
     value = _thresholds(distinct, counts.astype(np.float64), levels)

@@ -22,24 +22,26 @@ from engine.open_set_types import Estimate
 
 SIMILARITY_MAX = 1.0
 """No threshold lies above it, whatever the table says: nothing but the very same template reaches it."""
+SIMILARITY_BOUND = 2.0
+"""What no similarity lies beyond, on either side, corrected ones among them."""
+LOG_RATE_BOUND = 100.0
+"""What no logarithm of a rate lies beyond, on either side: far more than can be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A falling function of similarity, by straight pieces; goes on straight at its upper end."""
+    """A falling function of similarity, by straight pieces; goes on straight at both ends."""
 
     similarities: Sequence[float]
     log_rates: Sequence[float]
 
     def log_rate(self, similarity: float) -> float:
-        """Value at a similarity; below the lowest one, that one's."""
-        right = bisect.bisect_right(self.similarities, similarity)
-        if right == 0:
-            return self.log_rates[0]
+        """Value at a similarity."""
+        right = max(1, bisect.bisect_right(self.similarities, similarity))
         return self._on_piece(min(right, len(self.similarities) - 1), similarity)
 
     def similarity(self, log_rate: float) -> float:
-        """Least similarity with at most this value."""
+        """Least similarity with at most this value, none below the lowest."""
         # The values fall, bisect wants them to rise.
         right = bisect.bisect_left(self.log_rates, -log_rate, key=lambda value: -value)
         if right == 0:
@@ -82,7 +84,9 @@ class RateRow:
         """Similarity that a share of strangers of `target_fpir` reaches, 0 to 1 exclusive."""
         log_rate = log_rate_of(target_fpir)
         lines = (self._value, self._low, self._high)
-        return Estimate(*(line.similarity(log_rate) for line in lines))
+        value, low, high = (line.similarity(log_rate) for line in lines)
+        # At the least rates of a table its lines may all be flat, and end as they like.
+        return Estimate(value, min(low, value), max(high, value))
 
 
 class RateTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -105,8 +109,9 @@ class RateTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         for rows in (self.log_rates, self.low, self.high):
             if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
                 raise ValueError(f"a rate table must hold {shape[0]} rows of {shape[1]} values")
-            if not all(math.isfinite(value) for row in rows for value in row):
-                raise ValueError("a rate table must hold finite values only")
+            # NaN is not within.
+            if not all(abs(value) <= LOG_RATE_BOUND for row in rows for value in row):
+                raise ValueError(f"a rate table must hold finite values, none beyond {LOG_RATE_BOUND:g}")
             if any(after > before for row in rows for before, after in itertools.pairwise(row)):
                 raise ValueError("the rates of a table must not rise with the similarity")
         if min(shape) < 2 or self.sizes[0] < 1.0:
@@ -114,6 +119,8 @@ class RateTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         for axis in (self.sizes, self.similarities):
             if any(after <= before for before, after in itertools.pairwise(axis)):
                 raise ValueError("sizes and similarities of a rate table must rise")
+        if max(map(abs, self.similarities)) > SIMILARITY_BOUND:
+            raise ValueError(f"similarities of a rate table must lie within {SIMILARITY_BOUND:g}")
 
     def at(self, size: float) -> RateRow:
         """Give the rates among so many identities, 1 at least.

@@ -22,7 +22,7 @@ from engine.decision.estimator import Estimated, EstimatorSettings, check_people
 from engine.decision.rates import RateTable
 from engine.errors import InvalidInputError
 from engine.trainer.calibration_crowding import CrowdingFound, measure_crowding
-from engine.trainer.calibration_exponents import Exponents, templates_exponents
+from engine.trainer.calibration_exponents import SAFE_FALLING, Exponents, templates_exponents
 from engine.trainer.calibration_groups import measure_groups
 from engine.trainer.calibration_people import (
     Duplicates,
@@ -135,7 +135,8 @@ def calibrate(
     if len(people.names) >= crowding.PEOPLE_MIN:
         corrected = crowding.estimate_corrected(similarities, settings)
         mated = crowded.mated_at[-1].quantiles if crowded.mated_at else ()
-        curves[CORRECTED] = _curve(corrected, exponents.best, mated, crowded.mated_at)
+        exponent = SAFE_FALLING if corrected.growth.value < 0.0 else exponents.best
+        curves[CORRECTED] = _curve(corrected, exponent, mated, crowded.mated_at)
     calibration = Calibration(
         contract_name=source.contract.name,
         contract_digest=source.contract.digest,

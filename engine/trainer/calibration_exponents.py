@@ -28,6 +28,9 @@ EXCEEDANCES_MIN = 10
 """Strangers that a threshold must be reached by."""
 SAFE_MAX, SAFE_MEAN = Span(1.0, 1.0, 1.0), Span(0.0, 0.0, 0.0)
 """Where nothing can be measured: m templates are as m identities, and means reach no further than one."""
+SAFE_FALLING = Span(0.0, 0.0, 0.0)
+"""Where rates fall with the number of identities, as those of corrected similarities may: they do not fall so
+with the number of templates, so that an identity with many counts as one."""
 _NUM_SIZES = 40
 
 Floats = NDArray[np.float64]

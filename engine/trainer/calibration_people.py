@@ -29,6 +29,8 @@ DUPLICATE_QUANTILE = 0.75
 """Of mated similarities: from here on two names are probably one person."""
 LEFT_OUT_SHARE_MAX = 0.01
 """Of all people; a set of people is seldom that wrong, a network often."""
+LEFT_OUT_MIN = 5
+"""People who may be left out of any set: of a hundred, a share would leave room for one slip only."""
 MATED_STEPS = 101
 """Quantiles of mated similarities that are kept, from 0 to 1."""
 _BLOCK_VALUES = 2**23
@@ -136,8 +138,8 @@ def find_duplicates(
 ) -> Duplicates:
     """Find names that are probably one person, by any of their pictures, the most alike first.
 
-    `different` are names known to be two people. Where more than `share_max` of the people would go,
-    none are found, and the note says so.
+    `different` are names known to be two people. Where more than `share_max` of the people would go, and
+    more than LEFT_OUT_MIN, none are found, and the note says so.
     """
     values, weights = mated_similarities(people)
     if not len(values):
@@ -147,11 +149,11 @@ def find_duplicates(
         np.interp(DUPLICATE_QUANTILE, np.linspace(0.0, 1.0, MATED_STEPS), quantiles(values, weights))
     )
     apart = {frozenset(pair) for pair in different}
-    num_max = max(1, int(share_max * len(people.names)))
+    num_max = max(LEFT_OUT_MIN, int(share_max * len(people.names)))
     best = _pairs_at(people, similarity, apart, num_max)
     if best is None:
         note = (
-            f"duplicates cannot be told by this network: more than {share_max:.0%} of the names are"
+            f"duplicates cannot be told by this network: more than {num_max:,} of the names are"
             f" as alike ({similarity:.4f}) as pictures of one person; nobody was left out: name those known"
             " by --same"
         )

@@ -43,6 +43,7 @@ def pack_thresholds(thresholds: GalleryThresholds | None) -> pb.GalleryThreshold
         expected_fnir=thresholds.expected_fnir,
         is_crowding_corrected=thresholds.is_crowding_corrected,
         warnings=thresholds.warnings,
+        calibrated_on=thresholds.calibrated_on,
     )
 
 
@@ -59,6 +60,7 @@ def unpack_thresholds(message: pb.GalleryThresholds) -> GalleryThresholds:
         expected_fnir=message.expected_fnir if message.HasField("expected_fnir") else None,
         is_crowding_corrected=message.is_crowding_corrected,
         warnings=tuple(message.warnings),
+        calibrated_on=message.calibrated_on,
     )
 
 

@@ -14,7 +14,7 @@ from engine.live_index import report_nothing
 from engine.types import Decision, GallerySettings, ThresholdOrigin
 from tests.calibrations import CONTRACT, calibration, people
 from tests.contract.naive import cosine
-from tests.contract.test_open_set import RATED, fill, made, opened
+from tests.contract.test_open_set import CORRECTED_SETTINGS, RATED, fill, made, opened
 from tests.contract.test_questions import served
 
 
@@ -45,6 +45,27 @@ def test_own_people_more_alike_than_the_calibrations_raise_the_threshold(galleri
     rate = sum(answer.decision is Decision.MATCH for answer in strangers) / len(strangers)
     assert 0.05 / 1.6 < rate < 0.05 * 1.6
     assert {answer.threshold_origin for answer in strangers} == {ThresholdOrigin.OWN_PEOPLE}
+    # What is known of strangers does not depend on whose threshold counts.
+    (asked,) = gallery.identify(people(1, 7, spread=0.8), threshold=0.9)
+    (wished,) = gallery.identify(people(1, 7, spread=0.8))
+    assert asked.threshold_origin is ThresholdOrigin.REQUEST
+    assert asked.estimated_fpir == wished.estimated_fpir
+
+
+def test_where_own_people_raise_the_threshold_nothing_is_corrected(galleries: Galleries) -> None:
+    for name, spread, is_corrected in (("alike", 0.8, False), ("as calibrated", 1.0, True)):
+        galleries.create(name.replace(" ", "-"), CONTRACT, CORRECTED_SETTINGS)
+        gallery = galleries.get(name.replace(" ", "-"))
+        fill(gallery, people(1200, 6, spread=spread))
+        gallery.build(report_nothing)
+        (answer,) = gallery.identify(people(1, 7, spread=spread))
+        assert (answer.candidates[0].similarity_corrected is not None) == is_corrected
+        found = gallery.thresholds()
+        assert found.is_crowding_corrected == is_corrected
+        assert any("not corrected by crowding" in text for text in found.warnings) != is_corrected
+        measured = gallery.calibrate(None, report_nothing)
+        assert measured.threshold == pytest.approx(found.threshold, abs=0.01)
+        assert measured.threshold_origin is found.threshold_origin
 
 
 def test_own_people_like_the_calibrations_change_nothing_and_less_alike_ones_are_told(

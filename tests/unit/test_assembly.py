@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from engine.assembly import NO_MODEL, read_calibrations
 from engine.decision.calibration import Calibration, encode, shipped
 from engine.errors import SettingsError
+from engine.logs import LOGGER
 from tests.calibrations import CONTRACT, calibration
 
 
@@ -41,11 +43,16 @@ def test_the_one_beside_the_weights_goes_before_the_shipped_one(tmp_path: Path, 
     assert found.keys() == shipped().keys()
 
 
-def test_one_that_no_gallery_needs_is_fine_and_two_for_one_contract_are_not(tmp_path: Path) -> None:
+def test_one_that_no_gallery_needs_is_fine_and_two_for_one_contract_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = written(tmp_path / "first.json", named("first"))
     second = written(tmp_path / "second.json", named("second"))
     other = written(tmp_path / "other.json", named("other", "ab" * 32))
-    found = read_calibrations((first, other), NO_MODEL)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        found = read_calibrations((first, other), NO_MODEL)
+    told = [vars(record)["fields"] for record in caplog.records]
+    assert [(one["file"], one["digest"]) for one in told] == [(first, CONTRACT.digest), (other, "ab" * 32)]
     assert (found[CONTRACT.digest].people, found["ab" * 32].people) == ("first", "other")
     with pytest.raises(SettingsError, match=r"first\.json and .*second\.json"):
         read_calibrations((first, second), NO_MODEL)

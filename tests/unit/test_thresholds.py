@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+import numpy as np
 import pytest
 
 from engine.decision.calibration import CORRECTED, MEAN, PLAIN
+from engine.decision.own_people import measure
 from engine.errors import InvalidInputError, PreconditionError
-from engine.thresholds import ROWS_KEPT_MAX, SIZE_STEP, Population, Thresholds, curve_of, spread_factor
+from engine.open_set_types import Estimate
+from engine.thresholds import (
+    ROWS_KEPT_MAX,
+    SIZE_STEP,
+    Comparison,
+    Population,
+    Thresholds,
+    curve_of,
+    spread_factor,
+)
 from engine.types import CrowdingCorrection, Fusion, GallerySettings, ThresholdOrigin
 from tests.calibrations import CONTRACT, EXPONENT, calibration, without
 
@@ -157,6 +169,31 @@ def test_crowding_on_needs_a_curve_for_it() -> None:
     Thresholds("people", CONTRACT, None).check(on, on)
     # No generation, no crowding.
     assert not thresholds().is_corrected(GallerySettings(target_fpir=0.1), population(1000))
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_own_people_cut_off_below_a_threshold_cannot_ask_for_less_of_it(is_cut: bool) -> None:
+    high, low = Estimate(0.9, 0.88, 0.92), Estimate(0.8, 0.78, 0.82)
+    less = Comparison(high, low, is_cut=is_cut)
+    assert (less.is_disagreement, less.shift) == (not is_cut, 0.0)
+    more = Comparison(low, high, is_cut=is_cut)
+    assert more.is_disagreement
+    assert more.shift == pytest.approx(0.1)
+
+
+def test_own_people_are_cut_off_where_those_as_alike_as_the_threshold_were_left_out() -> None:
+    kept, size = thresholds(), population(3000)
+    rated = kept.judge(GallerySettings(target_fpir=0.01), size, 2999, PLAIN, None).threshold
+    duplicate = calibration().duplicate_similarity
+    assert duplicate is not None
+    tops = [*np.linspace(0.5, rated, 2000), *[0.9995] * 10]
+    for similarity, is_cut in ((duplicate, False), (rated, True)):
+        changed = msgspec.structs.replace(calibration(), duplicate_similarity=similarity)
+        of_it = Thresholds("people", CONTRACT, changed)
+        compared = of_it.compare(measure(tops, similarity), size, 0.01)
+        assert compared.num_left_out >= 10
+        assert compared.is_cut is is_cut
+    assert not kept.compare(measure(tops), size, 0.01).is_cut
 
 
 def test_each_kind_of_similarity_has_its_curve() -> None:

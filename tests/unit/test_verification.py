@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.decision.calibration import threshold_for_fmr
+from engine.decision.calibration import PLAIN
 from engine.errors import InvalidInputError, PreconditionError
 from engine.types import Decision, EmbeddingContract, GalleryInfo, GallerySettings, ThresholdOrigin
 from engine.verification import Terms, choose_terms, compare
@@ -69,7 +69,7 @@ def test_a_target_fmr_brings_the_threshold_of_the_calibration() -> None:
     probe = np.eye(DIMENSION, dtype=np.float32)[0]
     terms = Terms(CONTRACT, GallerySettings(target_fmr=0.01))
     answer = compare(terms, probe, probe, None, calibration())
-    expected = threshold_for_fmr(calibration(), 0.01).value
+    expected = calibration().curves[PLAIN].table.threshold(0.01, 1).value
     assert (answer.threshold, answer.threshold_origin) == (expected, ThresholdOrigin.CALIBRATION)
     assert answer.decision is Decision.MATCH
     with pytest.raises(PreconditionError, match="target_fmr"):

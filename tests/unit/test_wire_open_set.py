@@ -40,6 +40,7 @@ THRESHOLDS = st.builds(
     expected_fnir=st.none() | RATES,
     is_crowding_corrected=st.booleans(),
     warnings=WARNINGS,
+    calibrated_on=TEXT,
 )
 STATISTICS = st.builds(
     ProbeStatistics,

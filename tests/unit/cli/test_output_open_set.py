@@ -56,6 +56,7 @@ THRESHOLDS = GalleryThresholds(
     expected_fnir=0.124,
     is_crowding_corrected=True,
     warnings=("3,400 is more than it can carry",),
+    calibrated_on="2,000 of our staff",
 )
 STATISTICS = ProbeStatistics(5, (SimilarityBin(0.9, 0.91, 2), SimilarityBin(0.91, 0.92, 3)), -0.25)
 CALIBRATION = GalleryCalibration(
@@ -125,14 +126,17 @@ def test_identify_text_shows_the_corrected_similarity_beside_the_plain_one_and_g
             Candidate("ada", 0.97, 3, 0.9625),
             Candidate("eve", 0.98, 4, 0.91),
             Candidate("zoe", 0.5, 5),
+            Candidate("kim", 0.4, 6, -0.00001),
         ),
     )
     lines = output.identification_lines("a.jpg", [corrected])
+    assert "; threshold 0.9612 of corrected similarities by the network's calibration, " in lines[0]
     assert lines[1].split() == ["face", "box", "decision", "identity", "similarity", "corrected"]
     assert lines[2].split() == ["1", "-", "MATCH", "ada", "0.9700", "0.9625"]
     assert lines[3].split() == ["(eve)", "0.9800", "0.9100"]
     assert lines[4].split() == ["(zoe)", "0.5000", "-"]
-    assert "would reach 0.9625" in lines[5]
+    assert lines[5].split() == ["(kim)", "0.4000", "0.0000"]
+    assert "would reach 0.9625" in lines[6]
     nobody = dataclasses.replace(FACE, candidates=(), decision=Decision.NO_MATCH)
     assert output.identification_lines("a.jpg", [nobody, corrected])[2].split() == (
         ["1", "-", "NO_MATCH", "-", "-", "-"]
@@ -166,6 +170,7 @@ def test_identify_json_tells_rates_and_corrections(capsys: pytest.CaptureFixture
     told = printed(output.identification_json([face]), capsys)["faces"][0]
     assert_shape(told, {"num_identities": int, "estimated_fpir": float, "review_threshold": float})
     assert (told["threshold_origin"], told["num_identities"]) == ("calibration", 3400)
+    assert told["threshold_of"] == "similarity_corrected"
     assert [one["similarity_corrected"] for one in told["candidates"]] == [0.9625, None]
 
 
@@ -205,6 +210,7 @@ def test_status_tells_thresholds_intervals_warnings_and_probes(capsys: pytest.Ca
         "expected_fnir": float,
         "is_crowding_corrected": bool,
         "warnings": [str],
+        "calibrated_on": str,
     }
     assert_shape(told["thresholds"], shape)
     bins = {"low": float, "high": float, "probes": int}
@@ -214,7 +220,7 @@ def test_status_tells_thresholds_intervals_warnings_and_probes(capsys: pytest.Ca
     assert output_admin.status_lines("h:1", status)[3:] == [
         "  staff: threshold 0.9612 (0.9580 to 0.9650) by the network's calibration, for 1 in 1,000 strangers"
         " among 3,400 people, review from 0.9500 on, 12% of the enrolled would be missed, similarities"
-        " corrected by crowding",
+        " corrected by crowding, calibrated on 2,000 of our staff",
         "    warning: 3,400 is more than it can carry",
         "  staff: 5 probes counted, drift -0.25 from the calibration",
     ]
@@ -225,6 +231,10 @@ def test_status_of_a_fixed_threshold_says_how_many_strangers_reach_it_where_that
     assert output_thresholds.thresholds_lines("staff", 1200, fixed) == [
         "staff: threshold 0.9400 of the network, which 1 in 5 strangers would reach among 1,200 people"
         " (who count as 1,850 for their templates)"
+    ]
+    empty = dataclasses.replace(fixed, effective_size=1.0)
+    assert output_thresholds.thresholds_lines("staff", 0, empty) == [
+        "staff: threshold 0.9400 of the network, which 1 in 5 strangers would reach among 0 people"
     ]
     unknown = GalleryThresholds(0.5, ThresholdOrigin.GALLERY, 0.0)
     assert output_thresholds.thresholds_lines("staff", 0, unknown) == [

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.decision import calibration as calibrations
 from engine.decision.calibration import (
     PLAIN,
     Calibration,
     Curve,
+    MatedAt,
     Span,
     beside,
     by_digest,
@@ -22,7 +22,7 @@ from engine.decision.calibration import (
     shipped,
 )
 from engine.decision.estimator import EstimatorSettings, estimate
-from engine.errors import InvalidInputError, SettingsError
+from engine.errors import SettingsError
 
 
 @functools.cache
@@ -69,6 +69,7 @@ def test_a_calibration_of_another_contract_is_refused(tmp_path: Path) -> None:
         ({"format": 9}, "format 9"),
         ({"curves": {}}, "no curve 'max'"),
         ({"num_people": "many"}, "Expected `int`"),
+        ({"num_people": 0}, ">= 1"),
         ({"nonsense": 1}, "unknown field"),
     ],
 )
@@ -78,6 +79,36 @@ def test_a_file_that_is_no_calibration_is_refused_by_name(
     path = tmp_path / "odd.json"
     path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(calibration()), **change}))
     with pytest.raises(SettingsError, match=rf"odd\.json.*{words}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"templates_exponent": Span(1e6, 0.0, 1.0)}, "exponent"),
+        ({"templates_exponent": Span(-0.1, 0.0, 1.0)}, "exponent"),
+        ({"mated": (0.5, 0.4)}, "must not fall"),
+        ({"mated": (0.5, 1e308)}, "beyond 2"),
+        ({"mated": (0.5, 0.6), "mated_at": (MatedAt(2.0, (0.5,)), MatedAt(3.0, (0.5, 0.6)))}, "as many"),
+        ({"mated": (0.5,), "mated_at": (MatedAt(2.0, (0.5,)), MatedAt(2.0, (0.5,)))}, "rise"),
+        ({"mated": (0.5,), "mated_at": (MatedAt(-2.0, (0.5,)), MatedAt(2.0, (0.5,)))}, "rise"),
+    ],
+)
+def test_a_curve_of_no_use_is_refused_when_it_is_read(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    path = tmp_path / "odd.json"
+    told = msgspec.to_builtins(calibration())
+    told["curves"][PLAIN].update(msgspec.to_builtins(change))
+    path.write_bytes(msgspec.json.encode(told))
+    with pytest.raises(SettingsError, match=rf"odd\.json.*{words}"):
+        read(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.json"
+    path.write_bytes(encode(calibration()).replace(b"random", b"rand\xffm"))
+    with pytest.raises(SettingsError, match=r"odd\.json cannot be read"):
         read(path)
 
 
@@ -105,6 +136,11 @@ def test_what_the_data_carries_comes_without_a_word_and_what_it_does_not_with_on
     assert calibration().warnings(PLAIN, 0.1, 100) == ()
     (told,) = calibration().warnings(PLAIN, 0.001, 100)
     assert "beyond the calibration's 300 people" in told
+    curve = calibration().curves[PLAIN]
+    unfit = msgspec.structs.replace(curve, tail=msgspec.structs.replace(curve.tail, p_value=0.004))
+    badly = msgspec.structs.replace(calibration(), curves={PLAIN: unfit})
+    assert badly.warnings(PLAIN, 0.1, 100) == ()
+    assert "does not fit its people (p = 0.004)" in badly.warnings(PLAIN, 0.001, 100)[1]
     assert calibration().support(PLAIN, 0.99) < 1 < calibration().support(PLAIN, 0.2)
 
 
@@ -114,13 +150,6 @@ def test_a_network_that_would_miss_many_is_told_of() -> None:
     (told,) = weak.warnings(PLAIN, 0.1, 200)
     assert "expected to miss" in told
     assert "review_fpir" in told
-
-
-def test_verification_ignores_how_many_are_enrolled() -> None:
-    threshold = calibrations.threshold_for_fmr(calibration(), 0.01)
-    assert threshold == calibration().curves[PLAIN].table.threshold(0.01, 1)
-    with pytest.raises(InvalidInputError, match="above 0 and below 1"):
-        calibrations.threshold_for_fmr(calibration(), 0.0)
 
 
 def test_calibrations_are_found_by_contract_and_beside_weights() -> None:

@@ -92,6 +92,18 @@ def test_a_generalised_pareto_tail_is_found_again() -> None:
         assert tails.log_survival(tail, [end])[0] == pytest.approx(math.log(1e-3))
 
 
+def test_few_exceedances_do_not_end_a_tail_at_the_highest_of_them() -> None:
+    rng = np.random.default_rng(13)
+    # Twelve exceedances that crowd below 0.95, as a bounded tail of shape -2 would have them.
+    tops = np.concatenate([0.8 + 0.1 * rng.random(108), 0.95 - 0.02 * np.linspace(0.05, 1.0, 12) ** 2])
+    tail = tails.fit_tail(tops)
+    assert tail.num_exceedances == 12
+    assert tail.shape == pytest.approx(-12 / (12 + tails.BOUND_EXCEEDANCES))
+    excesses = np.sort(tops)[-12:] - tail.start
+    assert tail.scale / (1.0 - tail.shape) == pytest.approx(excesses.mean())
+    assert tails.end_of(tail, math.log(1e-3)) > 0.97
+
+
 def test_a_tail_that_is_none_is_told_by_its_fit() -> None:
     rng = np.random.default_rng(9)
     heights = (rng.random(1800) * 0.5, 0.6 + 0.001 * rng.random(100), 0.9 + 0.001 * rng.random(100))

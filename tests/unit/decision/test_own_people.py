@@ -46,6 +46,16 @@ def test_two_who_are_each_others_nearest_count_as_one_draw() -> None:
     assert widths[1] == pytest.approx(widths[0], rel=0.2)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_last_bits_of_similarities_change_nothing(seed: int) -> None:
+    """Whoever of two is searched for, wherever their digits would be rounded."""
+    double = np.repeat(tops(500), 2)
+    noisy = double + np.random.default_rng(seed).uniform(-1e-7, 1e-7, len(double))
+    for target in (0.1, 0.01, 1e-4):
+        one, other = measure(double).threshold(target), measure(noisy).threshold(target)
+        assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high), abs=2e-5)
+
+
 def test_few_likely_duplicates_are_left_out_and_many_are_told() -> None:
     few = np.concatenate([tops(1000), np.full(8, 0.99)])
     own = measure(few, 0.9)

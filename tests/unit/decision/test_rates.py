@@ -75,10 +75,18 @@ def test_a_size_below_one_is_refused(size: float) -> None:
         TABLE.at(size)
 
 
-def test_the_similarity_below_the_grid_has_the_rate_of_its_start_and_thresholds_never_exceed_one() -> None:
-    assert TABLE.fpir(-1.0, 10) == TABLE.fpir(0.0, 10)
+def test_below_the_grid_rates_go_on_to_every_stranger_and_thresholds_stay_on_it_and_below_one() -> None:
+    assert TABLE.fpir(-0.1, 1) == pytest.approx(-math.expm1(-math.exp(log_rate(1, -0.1))))
+    assert TABLE.fpir(-1.0, 1) == pytest.approx(1.0)
     assert TABLE.threshold(1e-12, 1e6).value == 1.0
     assert TABLE.threshold(1 - 1e-9, 1.0).value == SIMILARITIES[0]
+
+
+def test_a_threshold_lies_within_its_interval_where_the_lines_of_a_table_end_flat() -> None:
+    flat = tuple((*row[:2], -20.0, -20.0) for row in rows())
+    table = RateTable(similarities=SIMILARITIES, sizes=SIZES, log_rates=flat, low=flat, high=rows(0.5))
+    threshold = table.threshold(1e-10, 1)
+    assert (threshold.low, threshold.value, threshold.high) == (1.0, 1.0, 1.0)
 
 
 def test_flat_pieces_are_passed_over() -> None:
@@ -98,6 +106,9 @@ def test_flat_pieces_are_passed_over() -> None:
         ({"similarities": (0.0, 0.5, 0.25, 0.75)}, "must rise"),
         ({"low": (*rows()[:2], (math.inf, 0.0, -1.0, -2.0))}, "finite"),
         ({"high": (*rows()[:2], (0.0, 1.0, -1.0, -2.0))}, "must not rise"),
+        ({"low": (*rows()[:2], (math.nan, 0.0, -1.0, -2.0))}, "finite"),
+        ({"low": (*rows()[:2], (1e308, 0.0, -1.0, -1e308))}, "none beyond 100"),
+        ({"similarities": (-1e308, 0.25, 0.5, 1e308)}, "within 2"),
     ],
 )
 def test_a_table_of_no_use_is_refused(change: dict[str, object], words: str) -> None:

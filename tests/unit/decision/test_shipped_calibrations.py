@@ -38,6 +38,13 @@ def test_thresholds_rise_with_the_size_and_the_wish(shipped: Calibration) -> Non
     assert by_wish[0] < by_wish[-1] < 1.0
 
 
+def test_corrected_thresholds_do_not_fall_with_the_number_of_templates(shipped: Calibration) -> None:
+    curve = shipped.curves[CORRECTED]
+    assert curve.growth.value < 0.0
+    assert curve.templates_exponent.value == 0.0
+    assert shipped.curves[PLAIN].templates_exponent.value > 0.5
+
+
 def test_the_correction_was_better_among_a_thousand_and_worse_among_a_hundred(shipped: Calibration) -> None:
     assert shipped.is_crowding_better
     gains = {(one.size, one.fpir): one.fnir_plain - one.fnir_corrected for one in shipped.crowding}

@@ -13,7 +13,7 @@ from engine.decision.calibration import CORRECTED, MEAN, PLAIN
 from engine.decision.estimator import EstimatorSettings
 from engine.errors import InvalidInputError
 from engine.trainer.calibrate import Calibrated, Choices, Source, calibrate, pairwise_baseline
-from engine.trainer.calibration_exponents import templates_exponents
+from engine.trainer.calibration_exponents import SAFE_FALLING, templates_exponents
 from engine.trainer.calibration_groups import measure_groups
 from engine.trainer.calibration_people import (
     find_duplicates,
@@ -83,6 +83,13 @@ def test_all_that_a_server_needs_is_there_and_comes_back_from_its_file(
     assert files.read(path, CONTRACT.digest) == found
 
 
+def test_more_templates_never_lower_a_corrected_threshold(calibrated: Calibrated) -> None:
+    curves = calibrated.calibration.curves
+    curve = curves[CORRECTED]
+    is_falling = curve.growth.value < 0.0
+    assert curve.templates_exponent == (SAFE_FALLING if is_falling else curves[PLAIN].templates_exponent)
+
+
 def test_the_expected_fnir_is_what_mated_probes_meet(calibrated: Calibrated) -> None:
     curve = calibrated.calibration.curves[PLAIN]
     values, weights = mated_similarities(gather(made_up(700, 200))[0])
@@ -141,6 +148,14 @@ def test_names_known_to_be_one_person_go_in_any_case_and_likely_ones_may_stay() 
     assert both.kept == ()
     two = calibrate(labelled, SOURCE, FEW, Choices(different=(("p00149", "p00000"),)))
     assert two.calibration.left_out == ()
+
+
+def test_several_slips_among_few_people_are_found_and_named() -> None:
+    labelled = made_up(120, 60)
+    for place in (1, 2, 3):
+        labelled.vectors[-place] = labelled.vectors[2 * (place - 1)]
+    left_out = calibrate(labelled, SOURCE, FEW).calibration.left_out
+    assert {one.second for one in left_out} == {"p00117", "p00118", "p00119"}
 
 
 def test_a_network_that_cannot_tell_leaves_nobody_out() -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from engine.pb.identiface.v1 import types_pb2 as identiface_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19identiface/v1/admin.proto\x12\ridentiface.v1\x1a\x19identiface/v1/types.proto\"\x0f\n\rStatusRequest\"<\n\tAgreement\x12\x12\n\nnum_probes\x18\x01 \x01(\x05\x12\x0c\n\x04top1\x18\x02 \x01(\x01\x12\r\n\x05top10\x18\x03 \x01(\x01\"=\n\x11ThresholdEstimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\x99\x03\n\x11GalleryThresholds\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12\x38\n\x10threshold_origin\x18\x02 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x32\n\x08\x65stimate\x18\x03 \x01(\x0b\x32 .identiface.v1.ThresholdEstimate\x12\x18\n\x0btarget_fpir\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10review_threshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_size\x18\x06 \x01(\x01\x12\x1b\n\x0e\x65stimated_fpir\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rexpected_fnir\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x15is_crowding_corrected\x18\t \x01(\x08\x12\x10\n\x08warnings\x18\n \x03(\tB\x0e\n\x0c_target_fpirB\x13\n\x11_review_thresholdB\x11\n\x0f_estimated_fpirB\x10\n\x0e_expected_fnir\">\n\rSimilarityBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x12\n\nnum_probes\x18\x03 \x01(\x03\"\x84\x01\n\x0fProbeStatistics\x12\x12\n\nnum_probes\x18\x01 \x01(\x03\x12*\n\x04\x62ins\x18\x02 \x03(\x0b\x32\x1c.identiface.v1.SimilarityBin\x12\x12\n\x05\x64rift\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bis_alarming\x18\x04 \x01(\x08\x42\x08\n\x06_drift\"\xba\x02\n\rGalleryStatus\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x16\n\x0enum_identities\x18\x02 \x01(\x03\x12\x15\n\rnum_templates\x18\x03 \x01(\x03\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12+\n\tagreement\x18\x07 \x01(\x0b\x32\x18.identiface.v1.Agreement\x12\x15\n\rsearch_device\x18\x08 \x01(\t\x12\x34\n\nthresholds\x18\t \x01(\x0b\x32 .identiface.v1.GalleryThresholds\x12\x38\n\x10probe_statistics\x18\n \x01(\x0b\x32\x1e.identiface.v1.ProbeStatistics\"\xab\x01\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x32\n\x08\x63ontract\x18\x03 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12/\n\tgalleries\x18\x04 \x03(\x0b\x32\x1c.identiface.v1.GalleryStatus\x12\x13\n\x0bnum_workers\x18\x05 \x01(\x05\"\'\n\x11\x42uildIndexRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\"p\n\x12\x42uildIndexResponse\x12\x10\n\x08num_done\x18\x01 \x01(\x03\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"L\n\x14MeasureRecallRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x12\n\nnum_probes\x18\x02 \x01(\x05\x12\x0c\n\x04seed\x18\x03 \x01(\x04\"\x9c\x01\n\x15MeasureRecallResponse\x12\x10\n\x08num_done\x18\x01 \x01(\x03\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12+\n\tagreement\x18\x04 \x01(\x0b\x32\x18.identiface.v1.Agreement\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x0c\n\x04kind\x18\x06 \x01(\t\"\x1f\n\rBackupRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"5\n\x0e\x42\x61\x63kupResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0f\n\x07is_done\x18\x02 \x01(\x08\";\n\x10\x43\x61librateRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_fpir\x18\x02 \x01(\x01\"\xf9\x02\n\x11\x43\x61librateResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12\x38\n\x10threshold_origin\x18\x04 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x13\n\x0btarget_fpir\x18\x05 \x01(\x01\x12\x38\n\x0e\x62y_calibration\x18\x06 \x01(\x0b\x32 .identiface.v1.ThresholdEstimate\x12\x37\n\rby_own_people\x18\x07 \x01(\x0b\x32 .identiface.v1.ThresholdEstimate\x12\x16\n\x0enum_identities\x18\x08 \x01(\x03\x12\x12\n\nnum_probes\x18\t \x01(\x03\x12\x14\n\x0cnum_left_out\x18\n \x01(\x03\x12\x18\n\x10has_disagreement\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\t2\xa3\x03\n\x0c\x41\x64minService\x12\x45\n\x06Status\x12\x1c.identiface.v1.StatusRequest\x1a\x1d.identiface.v1.StatusResponse\x12S\n\nBuildIndex\x12 .identiface.v1.BuildIndexRequest\x1a!.identiface.v1.BuildIndexResponse0\x01\x12\\\n\rMeasureRecall\x12#.identiface.v1.MeasureRecallRequest\x1a$.identiface.v1.MeasureRecallResponse0\x01\x12G\n\x06\x42\x61\x63kup\x12\x1c.identiface.v1.BackupRequest\x1a\x1d.identiface.v1.BackupResponse0\x01\x12P\n\tCalibrate\x12\x1f.identiface.v1.CalibrateRequest\x1a .identiface.v1.CalibrateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19identiface/v1/admin.proto\x12\ridentiface.v1\x1a\x19identiface/v1/types.proto\"\x0f\n\rStatusRequest\"<\n\tAgreement\x12\x12\n\nnum_probes\x18\x01 \x01(\x05\x12\x0c\n\x04top1\x18\x02 \x01(\x01\x12\r\n\x05top10\x18\x03 \x01(\x01\"=\n\x11ThresholdEstimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\xb0\x03\n\x11GalleryThresholds\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12\x38\n\x10threshold_origin\x18\x02 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x32\n\x08\x65stimate\x18\x03 \x01(\x0b\x32 .identiface.v1.ThresholdEstimate\x12\x18\n\x0btarget_fpir\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10review_threshold\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\x0e\x65\x66\x66\x65\x63tive_size\x18\x06 \x01(\x01\x12\x1b\n\x0e\x65stimated_fpir\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rexpected_fnir\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x15is_crowding_corrected\x18\t \x01(\x08\x12\x10\n\x08warnings\x18\n \x03(\t\x12\x15\n\rcalibrated_on\x18\x0b \x01(\tB\x0e\n\x0c_target_fpirB\x13\n\x11_review_thresholdB\x11\n\x0f_estimated_fpirB\x10\n\x0e_expected_fnir\">\n\rSimilarityBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x12\n\nnum_probes\x18\x03 \x01(\x03\"\x84\x01\n\x0fProbeStatistics\x12\x12\n\nnum_probes\x18\x01 \x01(\x03\x12*\n\x04\x62ins\x18\x02 \x03(\x0b\x32\x1c.identiface.v1.SimilarityBin\x12\x12\n\x05\x64rift\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bis_alarming\x18\x04 \x01(\x08\x42\x08\n\x06_drift\"\xba\x02\n\rGalleryStatus\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x16\n\x0enum_identities\x18\x02 \x01(\x03\x12\x15\n\rnum_templates\x18\x03 \x01(\x03\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12+\n\tagreement\x18\x07 \x01(\x0b\x32\x18.identiface.v1.Agreement\x12\x15\n\rsearch_device\x18\x08 \x01(\t\x12\x34\n\nthresholds\x18\t \x01(\x0b\x32 .identiface.v1.GalleryThresholds\x12\x38\n\x10probe_statistics\x18\n \x01(\x0b\x32\x1e.identiface.v1.ProbeStatistics\"\xab\x01\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x32\n\x08\x63ontract\x18\x03 \x01(\x0b\x32 .identiface.v1.EmbeddingContract\x12/\n\tgalleries\x18\x04 \x03(\x0b\x32\x1c.identiface.v1.GalleryStatus\x12\x13\n\x0bnum_workers\x18\x05 \x01(\x05\"\'\n\x11\x42uildIndexRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\"p\n\x12\x42uildIndexResponse\x12\x10\n\x08num_done\x18\x01 \x01(\x03\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"L\n\x14MeasureRecallRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x12\n\nnum_probes\x18\x02 \x01(\x05\x12\x0c\n\x04seed\x18\x03 \x01(\x04\"\x9c\x01\n\x15MeasureRecallResponse\x12\x10\n\x08num_done\x18\x01 \x01(\x03\x12\x11\n\tnum_total\x18\x02 \x01(\x03\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12+\n\tagreement\x18\x04 \x01(\x0b\x32\x18.identiface.v1.Agreement\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x0c\n\x04kind\x18\x06 \x01(\t\"\x1f\n\rBackupRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\"5\n\x0e\x42\x61\x63kupResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0f\n\x07is_done\x18\x02 \x01(\x08\";\n\x10\x43\x61librateRequest\x12\x12\n\ngallery_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_fpir\x18\x02 \x01(\x01\"\xf9\x02\n\x11\x43\x61librateResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12\x38\n\x10threshold_origin\x18\x04 \x01(\x0e\x32\x1e.identiface.v1.ThresholdOrigin\x12\x13\n\x0btarget_fpir\x18\x05 \x01(\x01\x12\x38\n\x0e\x62y_calibration\x18\x06 \x01(\x0b\x32 .identiface.v1.ThresholdEstimate\x12\x37\n\rby_own_people\x18\x07 \x01(\x0b\x32 .identiface.v1.ThresholdEstimate\x12\x16\n\x0enum_identities\x18\x08 \x01(\x03\x12\x12\n\nnum_probes\x18\t \x01(\x03\x12\x14\n\x0cnum_left_out\x18\n \x01(\x03\x12\x18\n\x10has_disagreement\x18\x0b \x01(\x08\x12\x10\n\x08warnings\x18\x0c \x03(\t2\xa3\x03\n\x0c\x41\x64minService\x12\x45\n\x06Status\x12\x1c.identiface.v1.StatusRequest\x1a\x1d.identiface.v1.StatusResponse\x12S\n\nBuildIndex\x12 .identiface.v1.BuildIndexRequest\x1a!.identiface.v1.BuildIndexResponse0\x01\x12\\\n\rMeasureRecall\x12#.identiface.v1.MeasureRecallRequest\x1a$.identiface.v1.MeasureRecallResponse0\x01\x12G\n\x06\x42\x61\x63kup\x12\x1c.identiface.v1.BackupRequest\x1a\x1d.identiface.v1.BackupResponse0\x01\x12P\n\tCalibrate\x12\x1f.identiface.v1.CalibrateRequest\x1a .identiface.v1.CalibrateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,31 +39,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_THRESHOLDESTIMATE']._serialized_start=150
   _globals['_THRESHOLDESTIMATE']._serialized_end=211
   _globals['_GALLERYTHRESHOLDS']._serialized_start=214
-  _globals['_GALLERYTHRESHOLDS']._serialized_end=623
-  _globals['_SIMILARITYBIN']._serialized_start=625
-  _globals['_SIMILARITYBIN']._serialized_end=687
-  _globals['_PROBESTATISTICS']._serialized_start=690
-  _globals['_PROBESTATISTICS']._serialized_end=822
-  _globals['_GALLERYSTATUS']._serialized_start=825
-  _globals['_GALLERYSTATUS']._serialized_end=1139
-  _globals['_STATUSRESPONSE']._serialized_start=1142
-  _globals['_STATUSRESPONSE']._serialized_end=1313
-  _globals['_BUILDINDEXREQUEST']._serialized_start=1315
-  _globals['_BUILDINDEXREQUEST']._serialized_end=1354
-  _globals['_BUILDINDEXRESPONSE']._serialized_start=1356
-  _globals['_BUILDINDEXRESPONSE']._serialized_end=1468
-  _globals['_MEASURERECALLREQUEST']._serialized_start=1470
-  _globals['_MEASURERECALLREQUEST']._serialized_end=1546
-  _globals['_MEASURERECALLRESPONSE']._serialized_start=1549
-  _globals['_MEASURERECALLRESPONSE']._serialized_end=1705
-  _globals['_BACKUPREQUEST']._serialized_start=1707
-  _globals['_BACKUPREQUEST']._serialized_end=1738
-  _globals['_BACKUPRESPONSE']._serialized_start=1740
-  _globals['_BACKUPRESPONSE']._serialized_end=1793
-  _globals['_CALIBRATEREQUEST']._serialized_start=1795
-  _globals['_CALIBRATEREQUEST']._serialized_end=1854
-  _globals['_CALIBRATERESPONSE']._serialized_start=1857
-  _globals['_CALIBRATERESPONSE']._serialized_end=2234
-  _globals['_ADMINSERVICE']._serialized_start=2237
-  _globals['_ADMINSERVICE']._serialized_end=2656
+  _globals['_GALLERYTHRESHOLDS']._serialized_end=646
+  _globals['_SIMILARITYBIN']._serialized_start=648
+  _globals['_SIMILARITYBIN']._serialized_end=710
+  _globals['_PROBESTATISTICS']._serialized_start=713
+  _globals['_PROBESTATISTICS']._serialized_end=845
+  _globals['_GALLERYSTATUS']._serialized_start=848
+  _globals['_GALLERYSTATUS']._serialized_end=1162
+  _globals['_STATUSRESPONSE']._serialized_start=1165
+  _globals['_STATUSRESPONSE']._serialized_end=1336
+  _globals['_BUILDINDEXREQUEST']._serialized_start=1338
+  _globals['_BUILDINDEXREQUEST']._serialized_end=1377
+  _globals['_BUILDINDEXRESPONSE']._serialized_start=1379
+  _globals['_BUILDINDEXRESPONSE']._serialized_end=1491
+  _globals['_MEASURERECALLREQUEST']._serialized_start=1493
+  _globals['_MEASURERECALLREQUEST']._serialized_end=1569
+  _globals['_MEASURERECALLRESPONSE']._serialized_start=1572
+  _globals['_MEASURERECALLRESPONSE']._serialized_end=1728
+  _globals['_BACKUPREQUEST']._serialized_start=1730
+  _globals['_BACKUPREQUEST']._serialized_end=1761
+  _globals['_BACKUPRESPONSE']._serialized_start=1763
+  _globals['_BACKUPRESPONSE']._serialized_end=1816
+  _globals['_CALIBRATEREQUEST']._serialized_start=1818
+  _globals['_CALIBRATEREQUEST']._serialized_end=1877
+  _globals['_CALIBRATERESPONSE']._serialized_start=1880
+  _globals['_CALIBRATERESPONSE']._serialized_end=2257
+  _globals['_ADMINSERVICE']._serialized_start=2260
+  _globals['_ADMINSERVICE']._serialized_end=2679
 # @@protoc_insertion_point(module_scope)

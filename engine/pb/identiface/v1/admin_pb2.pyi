@@ -32,7 +32,7 @@ class ThresholdEstimate(_message.Message):
     def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class GalleryThresholds(_message.Message):
-    __slots__ = ("threshold", "threshold_origin", "estimate", "target_fpir", "review_threshold", "effective_size", "estimated_fpir", "expected_fnir", "is_crowding_corrected", "warnings")
+    __slots__ = ("threshold", "threshold_origin", "estimate", "target_fpir", "review_threshold", "effective_size", "estimated_fpir", "expected_fnir", "is_crowding_corrected", "warnings", "calibrated_on")
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_ORIGIN_FIELD_NUMBER: _ClassVar[int]
     ESTIMATE_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class GalleryThresholds(_message.Message):
     EXPECTED_FNIR_FIELD_NUMBER: _ClassVar[int]
     IS_CROWDING_CORRECTED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     threshold: float
     threshold_origin: _types_pb2.ThresholdOrigin
     estimate: ThresholdEstimate
@@ -53,7 +54,8 @@ class GalleryThresholds(_message.Message):
     expected_fnir: float
     is_crowding_corrected: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, threshold: _Optional[float] = ..., threshold_origin: _Optional[_Union[_types_pb2.ThresholdOrigin, str]] = ..., estimate: _Optional[_Union[ThresholdEstimate, _Mapping]] = ..., target_fpir: _Optional[float] = ..., review_threshold: _Optional[float] = ..., effective_size: _Optional[float] = ..., estimated_fpir: _Optional[float] = ..., expected_fnir: _Optional[float] = ..., is_crowding_corrected: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    calibrated_on: str
+    def __init__(self, threshold: _Optional[float] = ..., threshold_origin: _Optional[_Union[_types_pb2.ThresholdOrigin, str]] = ..., estimate: _Optional[_Union[ThresholdEstimate, _Mapping]] = ..., target_fpir: _Optional[float] = ..., review_threshold: _Optional[float] = ..., effective_size: _Optional[float] = ..., estimated_fpir: _Optional[float] = ..., expected_fnir: _Optional[float] = ..., is_crowding_corrected: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ..., calibrated_on: _Optional[str] = ...) -> None: ...
 
 class SimilarityBin(_message.Message):
     __slots__ = ("low", "high", "num_probes")
