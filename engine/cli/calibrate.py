@@ -37,7 +37,7 @@ line), or a Parquet file of `identiface export`. The first picture of each perso
 first row) is a stranger to all others; the others tell what is missed. Take people like those who will stand
 before the camera, all of them different: names that are probably one person are found, named and left out.
 
-At least 100 people are needed, and 1 / FPIR; 10 / FPIR of them carry a threshold. The answer is written
+At least 120 people are needed, and 1 / FPIR; 10 / FPIR of them carry a threshold. The answer is written
 beside the weights where --model is a path, else to --out.
 
 Of a gallery: --gallery NAME asks a server which threshold --target-fpir takes there now, by the network's
@@ -196,13 +196,16 @@ def _labelled(
         labelled, contract = _read(arguments)
         return labelled if only is None else labelled.only(_places(labelled.labels.tolist(), only)), contract
     from engine.assembly import EmbeddingSettings, build_pipeline
+    from engine.decision.estimator import check_people
     from engine.trainer.evaluate import MIN_FACE_PX
     from engine.trainer.people import embed_people, find_pictures
     from engine.types import FaceChoice
 
-    found = find_pictures(arguments.data)
+    people: list[str | int] = sorted({path.parent.name for path in find_pictures(arguments.data)})
     if only is not None:
-        _places([path.parent.name for path in found], only)
+        people = [people[place] for place in _places(people, only)]
+    # Before minutes of embedding: what so many people cannot tell is told at once.
+    check_people(len(people), min(arguments.target_fpir or (), default=None))
     with build_pipeline(
         EmbeddingSettings(model=arguments.model or MODEL, device=arguments.device)
     ) as pipeline:

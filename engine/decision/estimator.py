@@ -31,8 +31,8 @@ from engine.decision.calibration import Span, Tail
 from engine.decision.rates import SIMILARITY_MAX, RateTable
 from engine.errors import InvalidInputError
 
-PEOPLE_MIN = 100
-"""Fewer leave less than ten exceedances to a tail."""
+PEOPLE_MIN = 120
+"""Fewer may leave less than ten exceedances to a tail: two who are nearest to each other tie."""
 PEOPLE_MAX = 20_000
 """More would take more than 3 GB for their similarities: give a part of them."""
 LEVEL = 0.95

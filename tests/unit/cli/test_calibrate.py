@@ -14,6 +14,7 @@ import pytest
 
 from engine.cli.verbs import main
 from engine.decision import calibration as files
+from engine.decision.estimator import PEOPLE_MIN
 from engine.types import EmbeddingContract
 
 DIMENSION = 16
@@ -148,7 +149,7 @@ def test_what_cannot_be_done_is_said_in_one_line_and_nothing_written(
         "--vectors {v} --out {t}/weights.json": "holds no calibration: it is not replaced",
         "--vectors {v} --out {t}/folder.json": "it is a folder",
         "--vectors {v} --out {t}/x.json --only {t}/nobody.txt": "--only names 'somebody'",
-        "--vectors {v} --out {t}/x.json --only {t}/one.txt": "1 people to calibrate on: at least 100",
+        "--vectors {v} --out {t}/x.json --only {t}/one.txt": "1 people to calibrate on: at least 120",
         "--vectors {v} --out {t}/x.json --target-fpir 0.001": "at least 1,000 are needed for FPIR 0.001",
         "--vectors {v} --out {t}/x.json --same {t}/one.txt": "expected the header name, name, kind",
         "--vectors {v} --out {t}/x.json --attributes {t}/gone.csv": "cannot read",
@@ -197,19 +198,31 @@ def test_beside_the_weights_is_where_it_goes_unless_told(tmp_path: Path) -> None
 def test_pictures_are_embedded_with_the_network_that_serves(
     data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four of LFW's people are too few, which is said once they have been embedded; --only takes fewer."""
+    """120 of LFW's people; two of them are too few, which is said before any picture is embedded."""
     import torch
 
     torch.set_num_threads(1)
-    for name in ("Abel_Pacheco", "Akhmed_Zakayev", "Alejandro_Toledo", "Ana_Palacio"):
-        (tmp_path / "people").mkdir(exist_ok=True)
-        (tmp_path / "people" / name).symlink_to(data_folder / "lfw" / "images" / name)
-    (tmp_path / "only.txt").write_text("Abel_Pacheco\nAna_Palacio\n")
-    given = ("--data", str(tmp_path / "people"), "--only", str(tmp_path / "only.txt"), "--device", "cpu")
-    assert main(["calibrate", *given, *FEW]) == 1
+    people = tmp_path / "people"
+    people.mkdir()
+    alone = [
+        one for one in sorted((data_folder / "lfw" / "images").iterdir()) if len(list(one.iterdir())) == 1
+    ]
+    for folder in alone[:PEOPLE_MIN]:
+        (people / folder.name).symlink_to(folder)
+    (tmp_path / "only.txt").write_text("".join(f"{folder.name}\n" for folder in alone[:2]))
+    given = ("--data", str(people), "--device", "cpu", "--out", str(tmp_path / "out.json"))
+    assert main(["calibrate", *given, "--only", str(tmp_path / "only.txt"), *FEW]) == 1
     err = capsys.readouterr().err
-    assert "2 people to calibrate on: at least 100" in err
-    assert "calibrating: 2 people" in err
+    assert "2 people to calibrate on: at least 120" in err
+    assert "calibrating" not in err
+    assert main(["calibrate", *given, "--target-fpir", "0.001", *FEW]) == 1
+    assert "120 people to calibrate on: at least 1,000 are needed for FPIR 0.001" in capsys.readouterr().err
+    assert main(["calibrate", *given, *FEW]) == 0
+    calibration = files.read(tmp_path / "out.json")
+    assert (calibration.num_people, calibration.num_pictures) == (PEOPLE_MIN, PEOPLE_MIN)
+    assert calibration.contract_name == "dlib-resnet"
+    # Different people of LFW are alike to about 0.84 by this network.
+    assert 0.85 < calibration.curves["max"].table.threshold(0.1, 50).value < 0.97
 
 
 def test_a_gallery_is_calibrated_by_its_server(

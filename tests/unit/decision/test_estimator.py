@@ -142,9 +142,9 @@ def test_the_same_seed_gives_the_same_table() -> None:
         (np.zeros((0, 0)), "0 people"),
         (np.zeros((1, 1)), "1 people"),
         (np.zeros((99, 99)), f"at least {PEOPLE_MIN}"),
-        (np.zeros((120, 100)), "one row and column a person"),
-        (np.zeros((120, 120)), "exceed|equal"),
-        (np.full((120, 120), np.nan), "without a template"),
+        (np.zeros((130, 100)), "one row and column a person"),
+        (np.zeros((130, 130)), "exceed|equal"),
+        (np.full((130, 130), np.nan), "without a template"),
     ],
 )
 def test_what_cannot_be_calibrated_on_is_refused(similarities: NDArray[np.float64], words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.decision.estimator import PEOPLE_MIN
 from engine.decision.own_people import measure
 from engine.errors import InvalidInputError
 
@@ -67,9 +68,9 @@ def test_few_likely_duplicates_are_left_out_and_many_are_told() -> None:
     assert measure(few).num_left_out == 0
 
 
-@pytest.mark.parametrize("num", [0, 1, 99])
+@pytest.mark.parametrize("num", [0, 1, PEOPLE_MIN - 1])
 def test_too_few_people_tell_nothing(num: int) -> None:
-    with pytest.raises(InvalidInputError, match="100"):
+    with pytest.raises(InvalidInputError, match=f"at least {PEOPLE_MIN}"):
         measure(tops(num))
 
 
