@@ -167,7 +167,7 @@ def main() -> None:
         print(table(rows).splitlines()[-1] if len(rows) > 1 else table(rows), flush=True)
     body = (
         f"Galleries `{arguments.set}`, seed {SEED}, one template an identity, one thread, processor seconds, "
-        f"medians of {arguments.rounds} rounds. Crowding is computed unasked up to "
+        f"medians of {arguments.rounds} rounds. In galleries with a target_fpir crowding is computed up to "
         f"{CROWDING_TEMPLATES_MAX:,}; the tops of own people then come with it, and are searched for alone "
         "above.\n\n" + table(rows)
     )
