@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -222,13 +223,7 @@ def seed(text: str) -> int:
 
 def share(text: str) -> float:
     """Take a share between 0 and 1, both excluded."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0.0 < number < 1.0:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, not {text!r}")
-    return number
+    return _number(text, lambda number: 0.0 < number < 1.0, "a share between 0 and 1")
 
 
 def candidates(text: str) -> int:
@@ -245,36 +240,27 @@ def template_id(text: str) -> int:
 
 def similarity(text: str) -> float:
     """Take a similarity from -1 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not -1.0 <= number <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a similarity from -1 to 1, not {text!r}")
-    return number
+    return _number(text, lambda number: -1.0 <= number <= 1.0, "a similarity from -1 to 1")
 
 
 def similarity_difference(text: str) -> float:
     """Take how far apart two similarities are."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not 0.0 <= number <= 2.0:
-        raise argparse.ArgumentTypeError(f"expected a difference of similarities from 0 to 2, not {text!r}")
-    return number
+    return _number(text, lambda number: 0.0 <= number <= 2.0, "a difference of similarities from 0 to 2")
 
 
 def rate(text: str) -> float:
     """Take a share of strangers, more than 0 and less than 1."""
+    expected = "a share of strangers, more than 0 and less than 1, for example 0.001"
+    return _number(text, lambda number: 0.0 < number < 1.0, expected)
+
+
+def _number(text: str, is_right: Callable[[float], bool], expected: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = float("nan")
-    if not 0.0 < number < 1.0:
-        raise argparse.ArgumentTypeError(
-            f"expected a share of strangers, more than 0 and less than 1, for example 0.001, not {text!r}"
-        )
+    if not is_right(number):
+        raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
     return number
 
 
