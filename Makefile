@@ -49,7 +49,7 @@ bench: setup ## Measure search, serving, growth and restart, and write dated rep
 	$(BIN)/python -m benchmarks.restart
 	$(BIN)/python -m benchmarks.bulk --size 200000
 
-pack-crops: setup ## Pack the aligned faces in CROPS (a folder of `train run --crops`) into PACK, to train on them elsewhere
+pack-crops: setup ## Pack the aligned faces in CROPS (a folder of `train run --crops`) into PACK (.npz), for `train run --data PACK` on another machine
 	$(BIN)/python -m engine.trainer.pack --crops $(CROPS) --to $(PACK)
 
 clean: ## Remove what was built here, not data

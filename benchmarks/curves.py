@@ -6,10 +6,13 @@ Reads what `identiface train run` noted, and writes a plot and a dated report to
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.machine import report_path, write_report
+from benchmarks.plots import pyplot
 from engine.trainer.run_folder import RunFolder
 
 JUDGED = ("rank1", "pair_accuracy", "auc")
@@ -29,11 +32,7 @@ def joined(runs: list[RunFolder], kind: str) -> list[dict[str, Any]]:
 
 def plot(runs: list[RunFolder], target: Path) -> None:
     """Loss above, figures of the people held out below, by step."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
     for run in runs:
         notes = [note for note in joined(runs, "train") if note["run"] == run.path.name]
@@ -62,20 +61,18 @@ def table(runs: list[RunFolder]) -> str:
     if not notes:
         return "Nobody was held out."
     names = [name for name in notes[0] if name not in {"run", "at", "kind", "step"}]
-    rows = [["run", "step", *names]]
-    rows += [[note["run"], str(note["step"]), *(f"{note[name]:.4g}" for name in names)] for note in notes]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+    rows = [[note["run"], str(note["step"]), *(f"{note[name]:.4g}" for name in names)] for note in notes]
+    return markdown.table(["run", "step", *names], rows)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Plot, print, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of runs, in their order")
     parser.add_argument("--name", required=True, help="of the report")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     runs = [RunFolder(path) for path in arguments.runs]
     picture = report_path(arguments.name, "png")
     picture.parent.mkdir(exist_ok=True)
@@ -90,12 +87,13 @@ def main() -> None:
 def describe(run: RunFolder) -> str:
     """Say in a line what a run learnt, and from what."""
     settings, data = run.settings()
-    batch, speed = settings.batch, [note["pictures_per_s"] for note in run.notes("train")]
+    batch, speeds = settings.batch, sorted(note["pictures_per_s"] for note in run.notes("train"))
+    # A run that was ended early may have noted nothing.
+    speed = f"{speeds[len(speeds) // 2]:.0f} pictures a second (median)" if speeds else "no step noted"
     return (
         f"{settings.network.name}, {settings.objective.loss}, {settings.num_steps:,} steps of"
         f" {batch.num_identities} people with {batch.num_pictures} pictures, {settings.precision}, from"
-        f" {data['num_pictures']:,} pictures of {data['num_identities']:,} people;"
-        f" {sorted(speed)[len(speed) // 2]:.0f} pictures a second (median)"
+        f" {data['num_pictures']:,} pictures of {data['num_identities']:,} people; {speed}"
     )
 
 

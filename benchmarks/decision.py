@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,8 @@ from engine.types import (
 )
 
 K = 10
-NUM_IDENTITIES = 2_000
 DIMENSION = 128
-NUM_PROBES = 64
-NUM_REPEATS = 40
+ENROLLED_AT_ONCE = 250
 SEED = 20_000_928
 OFF, ON = CrowdingCorrection.OFF, CrowdingCorrection.ON
 FIXED, RATED = "fixed threshold", "target rate"
@@ -56,19 +54,19 @@ WAYS: dict[str, tuple[GallerySettings, bool]] = {
 """Settings, and whether there is a calibration."""
 
 
-def measure(data: Path) -> list[dict[str, Any]]:
+def measure(data: Path, num_identities: int, num_probes: int, num_repeats: int) -> list[dict[str, Any]]:
     """Each way, its answers side by side with the others', microseconds."""
     calibration = next(one for one in shipped().values() if one.contract_name == "dlib-resnet")
     contract = EmbeddingContract("drawn", "", "", mirror=False, dimension=DIMENSION, threshold=0.9)
     settings = GalleriesSettings(maintenance_s=0)
     galleries = Galleries.open(data, settings, calibrations={contract.digest: calibration})
     try:
-        gallery = filled(galleries, contract)
-        probes = drawn(NUM_PROBES, SEED + 1)
+        gallery = filled(galleries, contract, num_identities)
+        probes = drawn(num_probes, SEED + 1)
         decisions = {name: decider(gallery, probes, *way, calibration) for name, way in WAYS.items()}
-        decided = timed(decisions, probes)
-        whole = {name: identifier(gallery, *way) for name, way in WAYS.items() if way[1]}
-        asked = timed(whole, probes) if whole else {}
+        decided = timed(decisions, num_probes, num_repeats)
+        whole = {name: identifier(gallery, probes, way[0]) for name, way in WAYS.items() if way[1]}
+        asked = timed(whole, num_probes, num_repeats)
         return [{"way": name, "decision_us": decided[name], "identify_us": asked.get(name)} for name in WAYS]
     finally:
         galleries.close()
@@ -82,14 +80,13 @@ def drawn(num: int, seed: int) -> Vectors:
     return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def filled(galleries: Galleries, contract: EmbeddingContract) -> Gallery:
+def filled(galleries: Galleries, contract: EmbeddingContract, num_identities: int) -> Gallery:
     """A gallery with an index that knows how crowded its templates lie."""
     galleries.create("people", contract, GallerySettings(target_fpir=0.01, crowding=ON))
     gallery = galleries.get("people")
-    vectors = drawn(NUM_IDENTITIES, SEED)
-    for start in range(0, NUM_IDENTITIES, 250):
-        rows = range(start, start + 250)
-        gallery.enroll([Enrollment(f"p{row}", (Template(vectors[row]),)) for row in rows])
+    people = [Enrollment(f"p{row}", (Template(one),)) for row, one in enumerate(drawn(num_identities, SEED))]
+    for start in range(0, num_identities, ENROLLED_AT_ONCE):
+        gallery.enroll(people[start : start + ENROLLED_AT_ONCE])
     gallery.build(report_nothing)
     return gallery
 
@@ -118,21 +115,23 @@ def decider(
     return decide
 
 
-def identifier(
-    gallery: Gallery, settings: GallerySettings, _has_calibration: bool
-) -> Callable[[int], object]:
+def settle(gallery: Gallery, settings: GallerySettings) -> None:
+    """Give a gallery the settings of a way."""
+    gallery.update(
+        threshold=settings.threshold,
+        target_fpir=settings.target_fpir,
+        review_fpir=settings.review_fpir,
+        ambiguity=settings.ambiguity,
+        crowding=settings.crowding,
+    )
+
+
+def identifier(gallery: Gallery, probes: Vectors, settings: GallerySettings) -> Callable[[int], object]:
     """Ask the gallery itself, set so."""
-    probes = drawn(NUM_PROBES, SEED + 1)
 
     def ask(probe: int) -> object:
         if gallery.info().settings != settings:
-            gallery.update(
-                threshold=settings.threshold,
-                target_fpir=settings.target_fpir,
-                review_fpir=settings.review_fpir,
-                ambiguity=settings.ambiguity,
-                crowding=settings.crowding,
-            )
+            settle(gallery, settings)
         start_s = time.perf_counter()
         gallery.identify(probes[probe : probe + 1], K)
         return time.perf_counter() - start_s
@@ -140,12 +139,12 @@ def identifier(
     return ask
 
 
-def timed(ways: dict[str, Callable[[int], object]], probes: Vectors) -> dict[str, float]:
+def timed(ways: dict[str, Callable[[int], object]], num_probes: int, num_repeats: int) -> dict[str, float]:
     """Median microseconds of each way, in turns; a way that gives seconds is taken at its word."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(NUM_REPEATS + 1):
+    for turn in range(num_repeats + 1):
         for name, way in ways.items():
-            for probe in range(len(probes)):
+            for probe in range(num_probes):
                 start_s = time.perf_counter()
                 told = way(probe)
                 elapsed_s = time.perf_counter() - start_s
@@ -154,13 +153,16 @@ def timed(ways: dict[str, Callable[[int], object]], probes: Vectors) -> dict[str
     return {name: float(np.median(values)) * 1e6 for name, values in taken.items()}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decision", description=__doc__)
+    parser.add_argument("--identities", type=int, default=2_000, help="enrolled (default: 2000)")
+    parser.add_argument("--probes", type=int, default=64, help="asked in turns (default: 64)")
+    parser.add_argument("--repeats", type=int, default=40, help="of all turns (default: 40)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, too")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder))
+        rows = measure(Path(folder), arguments.identities, arguments.probes, arguments.repeats)
     print(f"{'':34}{'decision':>12}{'identify':>12}   median, microseconds")
     for row in rows:
         whole = "" if row["identify_us"] is None else f"{row['identify_us']:.1f}"

@@ -12,28 +12,31 @@ training starts from instead.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.lfw_people import read_people
+from benchmarks.markdown import table
 from engine import config
 from engine.cli.train import one_setting
 from engine.embedding.embed import Embedder
-from engine.embedding.networks import load_network
-from engine.trainer.backbones import as_network
+from engine.errors import InvalidInputError
+from engine.trainer.backbones import as_network, backbone_of
 from engine.trainer.crop_set import CropSet
 from engine.trainer.crops import build_crops
 from engine.trainer.lists import read_errata
-from engine.trainer.loop import Data, Options, backbone_of, train
+from engine.trainer.loop import Data, Options, train
 from engine.trainer.open_set import OpenSetReport, judge_open_set
 from engine.trainer.recipes import read_recipe
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.settings import TrainSettings
+from engine.trainer.soup import mean_of
 from engine.trainer.split import hold_out, merge_identities
 from engine.types import Vectors
 from indexer.items import VectorSource
@@ -50,10 +53,7 @@ EMBED_CROPS = 64
 
 def people_of(root: Path) -> list[str]:
     """Names of the people of folds 1 to 6, sorted."""
-    with (root / "people.tsv").open(encoding="utf-8", newline="") as file:
-        return sorted(
-            row["person"] for row in csv.DictReader(file, delimiter="\t") if int(row["fold"]) in FOLDS
-        )
+    return [person.name for person in read_people(root) if person.fold in FOLDS]
 
 
 def thirds(crops: CropSet) -> list[list[str]]:
@@ -78,7 +78,7 @@ def judge(crops: CropSet, embed: Callable[[NDArray[np.uint8]], Vectors]) -> list
     return reports
 
 
-def row_of(name: str, parts: list[list[OpenSetReport]]) -> str:
+def row_of(name: str, parts: list[list[OpenSetReport]]) -> list[str]:
     """Means over draws and parts, FNIR at the last FPIR of each part, and the threshold at the first."""
     every = [report for reports in parts for report in reports]
     cells = [f"{np.mean([report.rank1 for report in every]):.4f}"]
@@ -86,10 +86,10 @@ def row_of(name: str, parts: list[list[OpenSetReport]]) -> str:
     each = [np.mean([report.point(FPIRS[-1]).fnir for report in reports]) for reports in parts]
     cells.append(", ".join(f"{value:.3f}" for value in each))
     cells.append(f"{np.mean([report.point(FPIRS[0]).threshold for report in every]):.4f}")
-    return f"| {name} | {' | '.join(cells)} |"
+    return [name, *cells]
 
 
-def measure(arguments: argparse.Namespace) -> str:
+def measure(arguments: argparse.Namespace) -> list[str]:
     """Train and judge each third; a row of the table."""
     values = read_recipe(arguments.recipe) if arguments.recipe else {}
     for text in arguments.set:
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> str:
     torch.set_num_threads(arguments.threads)
     source = open_source((arguments.root / "images").resolve())
     if isinstance(source, VectorSource):
-        raise TypeError(f"{arguments.root} holds vectors")
+        raise InvalidInputError(f"{arguments.root / 'images'} holds vectors: a network learns from pictures")
     crops = build_crops(source, arguments.crops, backbone_of(settings).alignment)
     crops = crops.subset(crops.rows_of(people_of(arguments.root)))
     crops = merge_identities(crops, read_errata(arguments.root / "errata.tsv"))
@@ -110,15 +110,21 @@ def measure(arguments: argparse.Namespace) -> str:
             if arguments.start:
                 network = as_network(backbone_of(settings))
             else:
-                run = RunFolder(Path(folder) / "run")
-                train(run, settings, Data(learnt), Options(num_threads=arguments.threads))
-                network = load_network(str(run.network), "cpu")
+                trained = []
+                for seed in range(settings.seed, settings.seed + arguments.seeds):
+                    run = RunFolder(Path(folder) / str(seed))
+                    seeded = msgspec.structs.replace(settings, seed=seed)
+                    train(run, seeded, Data(learnt), Options(num_threads=arguments.threads))
+                    trained.append(backbone_of(seeded, run.network))
+                network = as_network(mean_of(trained))
             parts.append(judge(held, Embedder(network).embed))
     name = " ".join(["start" if arguments.start else arguments.recipe or "defaults", *arguments.set])
+    if arguments.seeds > 1:
+        name += f", mean of {arguments.seeds}"
     return row_of(name, parts)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure one way to train and print its row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -127,23 +133,20 @@ def main() -> None:
     parser.add_argument("--crops", type=Path, required=True, help="where faces are kept between runs")
     parser.add_argument("--recipe", metavar="NAME|FILE", help="as of identiface train run")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="train so many times and judge the mean of the weights (default: 1)",
+    )
     parser.add_argument("--start", action="store_true", help="judge the network before training")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    arguments = parser.parse_args()
-    head = [
-        " | ".join(
-            [
-                "",
-                "way",
-                "rank-1",
-                *(f"FNIR at FPIR {fpir:g}" for fpir in FPIRS),
-                "by third",
-                f"threshold at {FPIRS[0]:g}",
-                "",
-            ]
-        )
-    ]
-    print("\n".join([*head, "|---|---|---|---|---|---|---|", measure(arguments)]))
+    arguments = parser.parse_args(given)
+    if arguments.seeds < 1:
+        parser.error(f"--seeds is {arguments.seeds}; at least one run is needed")
+    rates = [f"FNIR at FPIR {fpir:g}" for fpir in FPIRS]
+    heads = ["way", "rank-1", *rates, "by third", f"threshold at {FPIRS[0]:g}"]
+    print(table(heads, [measure(arguments)]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ paired interval: the same people drawn for both, the thresholds found anew in ea
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import markdown
+from benchmarks.lfw_people import STRANGERS_FOLD, read_people
 from benchmarks.machine import write_report
 from engine import config
 from engine.assembly import EmbeddingSettings, build_pipeline
@@ -49,7 +50,6 @@ from engine.trainer.open_set import OpenSetReport, OpenSetSimilarities, judge_me
 from engine.trainer.pairs import PairSet, read_pairs
 
 FOLDS_JUDGED = (7, 8)
-FOLD_OF_STRANGERS = 0
 FPIRS = (0.1, 0.03, 0.01)
 MODELS_MAX = 2
 
@@ -88,19 +88,18 @@ def lfw_protocol(root: Path) -> Protocol:
 
     Raises InvalidInputError where a file or picture is missing.
     """
-    with (root / "people.tsv").open(encoding="utf-8", newline="") as file:
-        people = sorted(csv.DictReader(file, delimiter="\t"), key=lambda row: row["person"])
     gallery: list[Path] = []
     mated: list[Path] = []
     strangers: list[Path] = []
-    for row in people:
-        fold, name = int(row["fold"]), row["person"]
-        if fold != FOLD_OF_STRANGERS and fold not in FOLDS_JUDGED:
+    for person in read_people(root):
+        if person.fold != STRANGERS_FOLD and person.fold not in FOLDS_JUDGED:
             continue
-        found = sorted((root / "images" / name).glob("*.jpg"))
-        if len(found) != int(row["images"]):
-            raise InvalidInputError(f"{name} has {len(found)} pictures, people.tsv says {row['images']}")
-        if fold == FOLD_OF_STRANGERS:
+        found = sorted((root / "images" / person.name).glob("*.jpg"))
+        if len(found) != person.num_pictures:
+            raise InvalidInputError(
+                f"{person.name} has {len(found)} pictures, people.tsv says {person.num_pictures}"
+            )
+        if person.fold == STRANGERS_FOLD:
             strangers += found
         else:
             gallery.append(found[0])
@@ -114,10 +113,14 @@ def lfw_protocol(root: Path) -> Protocol:
 def embed(
     model: str, pictures: Sequence[Path], cache: Path | None, num_threads: int | None
 ) -> PictureTemplates:
-    """Embed pictures through the pipeline that serves, or read them from an earlier run's cache."""
+    """Embed pictures through the pipeline that serves, or read them from an earlier run's cache.
+
+    A picture whose size or time of change is another than in that run is not taken from it.
+    """
     settings = EmbeddingSettings(model=model, num_threads=num_threads)
     with build_pipeline(settings) as pipeline:
-        names = "\n".join(str(path) for path in pictures)
+        states = ((path, path.stat()) for path in pictures)
+        names = "\n".join(f"{path}\t{state.st_size}\t{state.st_mtime_ns}" for path, state in states)
         digest = hashlib.sha256(f"{pipeline.embedder.contract.digest}\n{names}".encode()).hexdigest()
         path = None if cache is None else cache / f"{digest[:16]}.npz"
         if path is not None and path.is_file():
@@ -182,9 +185,7 @@ def table(judged: Sequence[Judged], settings: BootstrapSettings) -> str:
     )
     rows.append(["pairs AUC", *(f"{one.pairs.auc:.5f}" for one in judged)])
     rows.append(["TAR at FAR 1e-3", *(f"{one.pairs.tar_at_far['1e-3']:.4f}" for one in judged)])
-    width = max(len(row) for row in rows)
-    lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * width + "|", *lines[1:]])
+    return markdown.table(rows[0], rows[1:])
 
 
 def as_json(judged: Sequence[Judged], settings: BootstrapSettings) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def as_json(judged: Sequence[Judged], settings: BootstrapSettings) -> dict[str, 
     return {"models": models, "second_less_first": difference.as_json()}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Embed, judge, print, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument(
         "--report", metavar="NAME", help="write the table to benchmarks/reports under this name"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if len(arguments.model) > MODELS_MAX:
         parser.error(f"{len(arguments.model)} models: give one, or two to compare them")
     settings = config.build(BootstrapSettings, {"num_resamples": arguments.resamples})
@@ -236,7 +237,7 @@ def main() -> None:
         print(table(judged, settings))
     if arguments.report:
         models = " ".join(f"--model {model}" for model in arguments.model)
-        command = f"python -m benchmarks.lfw_open_set --root lfw {models}"
+        command = f"python -m benchmarks.lfw_open_set --root lfw {models} --resamples {arguments.resamples}"
         print(write_report(arguments.report, "LFW in an open set", _body(judged, settings), command))
 
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from benchmarks.cache import FOLDER
 from benchmarks.machine import write_report
-from benchmarks.openset_bars import (
+from benchmarks.markdown import table
+from benchmarks.openset.bars import (
     NUM_DRAWS,
     Compared,
     Crowded,
@@ -33,7 +34,7 @@ from benchmarks.openset_bars import (
     extrapolated,
     held_out,
 )
-from benchmarks.openset_people import add_options, real_people
+from benchmarks.openset.people import add_options, real_people, told_options
 from engine import config
 from engine.decision.estimator import EstimatorSettings
 
@@ -105,9 +106,9 @@ def told(found: Thresholds) -> str:
         [
             f"{found.num_people:,} people, {found.num_draws} random galleries or divisions each. {verdict}",
             "## Held out: calibrated on folds 1 to 4",
-            _table(_HELD_OUT, [_held_out_row(one) for one in found.held_out]),
+            table(_HELD_OUT, [_held_out_row(one) for one in found.held_out]),
             "## Extrapolated",
-            _table(_EXTRAPOLATED, [_extrapolated_row(one) for one in found.extrapolated]),
+            table(_EXTRAPOLATED, [_extrapolated_row(one) for one in found.extrapolated]),
             "Judged: FPIR 0.1 and 0.03 of the first two. The interval is that of the calibration, widened by"
             " that of the test's own people, both by bootstrap over people. The rest is reported only: at"
             " FPIR 0.01 a test has 3 to 14 strangers at the threshold, and far beyond the people fitted on"
@@ -116,7 +117,7 @@ def told(found: Thresholds) -> str:
             " of these people (`dlib-resnet-ft1`: folds 1 to 6) keeps them apart better than strangers, so"
             " that thresholds calibrated on them are too low.",
             "## Crowding correction: FNIR at the threshold that the same strangers give",
-            _table(_CROWDED, [_crowded_row(one) for one in found.crowded]),
+            table(_CROWDED, [_crowded_row(one) for one in found.crowded]),
         ]
     )
 
@@ -174,16 +175,11 @@ def _crowded_row(one: Crowded) -> list[str]:
     return [f"{one.size:,}", f"{one.target:g}", *rates]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _is_within(ratio: float, factor: float) -> bool:
     return 1.0 / factor <= ratio <= factor
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -196,14 +192,17 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=200, help="of people, for intervals (default: 200)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--report", metavar="NAME", help="write to benchmarks/reports under this name")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     settings = config.build(EstimatorSettings, {"num_resamples": arguments.resamples})
     compared = Compared.of(real_people(arguments, arguments.cache.expanduser()))
     found = measure(arguments.model, compared, settings, arguments.draws)
     print(json.dumps(found.as_json()) if arguments.json else told(found))
     if arguments.report:
         title = f"Thresholds from a target rate: LFW, {arguments.model}"
-        command = f"python -m benchmarks.lfw_thresholds --root lfw --model {arguments.model}"
+        command = (
+            f"python -m benchmarks.lfw_thresholds {told_options(arguments)} --draws {arguments.draws}"
+            f" --resamples {arguments.resamples}"
+        )
         print(write_report(arguments.report, title, told(found), command))
 
 

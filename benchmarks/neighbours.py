@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--set", choices=KINDS, default="faces", help="kind of gallery")
     parser.add_argument("--rounds", type=int, default=2, help="builds of each size")
     parser.add_argument("--json", type=Path, help="file for the rows")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     rows = []
     for size in arguments.size:
         rows.append(measure(arguments.set, size, arguments.rounds))
@@ -172,7 +172,9 @@ def main() -> None:
         "above.\n\n" + table(rows)
     )
     sizes = " ".join(str(size) for size in arguments.size)
-    command = f"python -m benchmarks.neighbours --size {sizes} --set {arguments.set}"
+    command = (
+        f"python -m benchmarks.neighbours --size {sizes} --set {arguments.set} --rounds {arguments.rounds}"
+    )
     print(write_report("neighbours", "Neighbours found by a build", body, command))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from engine.errors import SettingsError
 
 _MARKERS = "o*sD^vP<>hX"
 
@@ -17,13 +20,23 @@ class Curve:
     points: Sequence[tuple[float, float]]
 
 
-def plot_recall_against_throughput(curves: Mapping[str, Sequence[Curve]], path: Path, size: int) -> None:
-    """One panel for each kind of gallery: up and to the right is better."""
-    import matplotlib as mpl
-
+def pyplot() -> Any:
+    """matplotlib.pyplot without a window. Raises SettingsError where matplotlib is not installed."""
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "plots need matplotlib, which is not installed", hint="pip install 'identiface[train]'"
+        ) from error
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def plot_recall_against_throughput(curves: Mapping[str, Sequence[Curve]], path: Path, size: int) -> None:
+    """One panel for each kind of gallery: up and to the right is better."""
+    plt = pyplot()
     figure, panels = plt.subplots(1, len(curves), figsize=(4.6 * len(curves) + 1.8, 4.6), squeeze=False)
     names = list(dict.fromkeys(one.name for panel in curves.values() for one in panel))
     for axes, (kind, of_kind) in zip(panels[0], curves.items(), strict=True):

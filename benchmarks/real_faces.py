@@ -7,7 +7,6 @@ takes some minutes, once. Knows nothing of galleries.
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cache import kept
+from benchmarks.lfw_people import STRANGERS_FOLD, read_people
+from engine.trainer.lists import read_errata
 from engine.types import Vectors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORK = "dlib-resnet"
-STRANGERS_FOLD = "0"
 PROBES_PER_PERSON_MAX = 4
 """A few people have hundreds of pictures: they must not be the measurement."""
 
@@ -54,7 +54,8 @@ def real_faces(cache: Path) -> RealFaces | None:
     kept_in = kept(cache, f"lfw-{NETWORK}", lambda target: _embed(lfw, target))
     with np.load(kept_in / "templates.npz") as file:
         vectors, people = file["vectors"], file["people"].tolist()
-    return divide(vectors, people, _strangers(lfw), _known_twice(lfw))
+    strangers = {person.name for person in read_people(lfw) if person.fold == STRANGERS_FOLD}
+    return divide(vectors, people, strangers, _known_twice(lfw))
 
 
 def divide(vectors: Vectors, people: list[str], strangers: set[str], known_twice: set[str]) -> RealFaces:
@@ -82,19 +83,11 @@ def divide(vectors: Vectors, people: list[str], strangers: set[str], known_twice
     return RealFaces(vectors[enrolled], vectors[asked[:, 0]], asked[:, 1], vectors[strange])
 
 
-def _strangers(lfw: Path) -> set[str]:
-    with (lfw / "people.tsv").open(newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        return {row["person"] for row in rows if row["fold"] == STRANGERS_FOLD}
-
-
 def _known_twice(lfw: Path) -> set[str]:
     errata = lfw / "errata.tsv"
     if not errata.is_file():
         return set()
-    with errata.open(newline="") as file:
-        lines = list(csv.reader(file, delimiter="\t"))[1:]
-    return {name for one, other, kind in lines if kind == "same" for name in (one, other)}
+    return {name for pair in read_errata(errata) for name in pair}
 
 
 def _embed(lfw: Path, target: Path) -> None:

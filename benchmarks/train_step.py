@@ -11,9 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure, print and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--network", default="mobilefacenet", help="default: mobilefacenet")
@@ -143,13 +142,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="that load and augment (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="of some steps each (default: 5)")
     parser.add_argument("--json", type=Path, help="write the row there, too")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     row = measure(arguments)
     width = max(map(len, row))
     table = "\n".join(f"{name:<{width}}  {value}" for name, value in row.items())
     print(table)
     name = f"train-step-{arguments.network.replace(':', '-')}"
-    command = f"python -m benchmarks.train_step {' '.join(sys.argv[1:])}"
+    options = " ".join(f"--{option} {value}" for option, value in vars(arguments).items() if option != "json")
+    command = f"python -m benchmarks.train_step {options}"
     print(write_report(name, "A step of training against the bare network", f"```\n{table}\n```", command))
     if arguments.json:
         arguments.json.write_text(json.dumps(row) + "\n")

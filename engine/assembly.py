@@ -16,6 +16,7 @@ from engine.logs import LOGGER
 if TYPE_CHECKING:
     from engine.decision.calibration import Calibration
     from engine.embedding.pipeline import Pipeline
+    from engine.types import EmbeddingContract
 
 NO_MODEL = "none"
 """Name that stands for no network at all: vectors only."""
@@ -86,6 +87,32 @@ def read_calibrations(files: Sequence[str], model: str) -> dict[str, Calibration
         **calibration.by_digest(near),
         **{digest: read for digest, (_, read) in given.items()},
     }
+
+
+def warn_of_calibration(model: str, contract: EmbeddingContract) -> None:
+    """Log a warning where the calibration beside a network's weights is of another contract than the network.
+
+    To be called once the network is loaded: nothing else tells that its galleries pass that file over.
+    Raises SettingsError naming a file that is broken.
+    """
+    from engine.decision import calibration
+
+    for path in _beside(model):
+        read = calibration.read(path)
+        if read.contract_digest == contract.digest:
+            continue
+        fields = {
+            "file": str(path),
+            "contract": read.contract_name,
+            "digest": read.contract_digest,
+            "network": contract.name,
+            "network_digest": contract.digest,
+            "hint": "Run `identiface calibrate` anew with this network, or remove the file.",
+        }
+        LOGGER.warning(
+            "the calibration beside the weights is of another contract and passed over",
+            extra={"fields": fields},
+        )
 
 
 def _beside(model: str) -> list[Path]:

@@ -14,7 +14,6 @@ codes and their training need besides (see engine.index.build). Knows nothing of
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -31,8 +30,9 @@ import msgspec
 import engine
 from engine.errors import EngineError, UnavailableError, class_of_reason
 from engine.index.build import build
-from engine.index.neighbours import store_neighbours
+from engine.index.neighbours import correction_of, store_neighbours
 from engine.index.parameters import CROWDING_TEMPLATES_MAX
+from engine.processes import die_with_parent
 from engine.store import changes
 from engine.store.columns import collect
 from engine.store.environment import StoreSettings
@@ -47,7 +47,6 @@ erasures. Of a million templates no step takes more than a few seconds."""
 RETRY_AFTER_S = 1.0
 CORES_FOR_TWO = 4
 """With fewer a second thread would leave searches no core of their own."""
-_PR_SET_PDEATHSIG = 1
 Progress = Callable[[int, int], None]
 
 
@@ -63,6 +62,8 @@ class Arguments(msgspec.Struct, frozen=True):
     store: StoreSettings
     crowding_templates_max: int = CROWDING_TEMPLATES_MAX
     """Templates up to which their crowding is computed, where the gallery says no more of it than AUTO."""
+    is_auto_off: bool = False
+    """Whether none is computed then: the gallery's calibration says that it does not help."""
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -105,7 +106,7 @@ def build_here(store: GalleryStore, told: Arguments, progress: Progress) -> int:
     if settings.target_fpir is not None:  # else nobody would look at it
         store_neighbours(
             generation,
-            settings.crowding,
+            correction_of(settings, is_auto_off=told.is_auto_off),
             told.crowding_templates_max,
             lambda done, total: progress(num_rows * (2 * total + done) // (3 * total), num_rows),
         )
@@ -181,7 +182,8 @@ def _lines(output: IO[bytes], progress: Progress) -> Iterator[Line]:
 
 def main() -> None:
     """Run a builder."""
-    _die_with_parent()
+    die_with_parent()
+    _end_with_stdin()
     # Whoever interrupts the parent from a terminal: it decides when its builder ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)
@@ -205,11 +207,8 @@ def main() -> None:
     say(Line(sequence=sequence))
 
 
-def _die_with_parent() -> None:
-    """End this process when its parent ends, however that does."""
-    with contextlib.suppress(OSError, AttributeError):
-        # Linux only: at once, also in the middle of a long call that holds the interpreter.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with_stdin() -> None:
+    """End this process when its parent has, also where that was before the system was told."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):

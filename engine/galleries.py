@@ -156,6 +156,16 @@ class Galleries:
         self._close_beyond_limit()
         return gallery
 
+    def get_where_it_fits(self, gallery_id: str) -> Gallery | None:
+        """The gallery where it is open, or need close no other one to be; else None. Raises as `get`."""
+        _, folder = self._catalog.find(gallery_id)
+        with self._slots_lock:
+            slot = self._slots.get(folder)
+            num_open = sum(slot.gallery is not None for slot in self._slots.values())
+        if slot is not None and slot.gallery is not None:
+            return slot.gallery
+        return self.get(gallery_id) if num_open < self._num_open_max else None
+
     def infos(self, *, after: str = "", limit: int = PAGE_ITEMS_DEFAULT) -> list[GalleryInfo]:
         """At most `limit` galleries with ids after `after`, in order of their ids."""
         ids = self._catalog.gallery_ids()

@@ -71,7 +71,8 @@ class Gallery:
             self.contract: EmbeddingContract = reader.contract()
             self.keeps_crops = reader.settings().keep_crops
         self._thresholds = Thresholds(gallery_id, self.contract, calibrations.get(self.contract.digest))
-        self._index = LiveIndex(store, self.contract, settings)
+        is_auto_off = self._thresholds.is_auto_off
+        self._index = LiveIndex(store, self.contract, settings, is_auto_off=is_auto_off)
         self._housekeeping = Housekeeping(store, self._index)
 
     def info(self) -> GalleryInfo:

@@ -10,7 +10,7 @@ ATTRIBUTES_BYTES_MAX = 1024
 """Bytes of UTF-8 of all keys and values of one identity: records stay inside one LMDB page."""
 TEMPLATES_PER_IDENTITY_MAX = 16
 CROP_BYTES_MAX = 1 << 18
-"""Of one kept crop: noise, which JPEG cannot compress, takes 160,000 bytes, a face some 16,000."""
+"""Of one kept crop: the largest one fits, also of noise, which JPEG cannot compress."""
 DIMENSION_MIN = 2
 DIMENSION_MAX = 1024
 K_DEFAULT = 10

@@ -46,8 +46,17 @@ def report_nothing(_done: int, _total: int) -> None:
 class LiveIndex:
     """The searchable state of one gallery in this process. Thread-safe."""
 
-    def __init__(self, store: GalleryStore, contract: EmbeddingContract, settings: IndexSettings):
+    def __init__(
+        self,
+        store: GalleryStore,
+        contract: EmbeddingContract,
+        settings: IndexSettings,
+        *,
+        is_auto_off: bool = False,
+    ):
+        """`is_auto_off` where the crowding correction AUTO corrects nothing, whatever a build would find."""
         self._store = store
+        self._is_auto_off = is_auto_off
         self._contract = contract
         self._settings = settings
         self._generations = Generations(store.index_folder, contract.digest, settings.search_device)
@@ -185,6 +194,7 @@ class LiveIndex:
                 state.num_identities,
                 snapshot.delta.num_rows,
                 settings.crowding_templates_max,
+                is_auto_off=self._is_auto_off,
             )
         )
 
@@ -271,6 +281,7 @@ class LiveIndex:
                 settings.build_threads,
                 self._store.settings,
                 settings.crowding_templates_max,
+                self._is_auto_off,
             )
             if num_rows <= settings.build_inline_rows_max:
                 sequence = build_here(self._store, told, progress)
@@ -377,8 +388,7 @@ class LiveIndex:
 
         A template that a later write removed is left out at once.
         """
-        added: list[int] = []
-        removed: list[int] = []
+        added, removed = list[int](), list[int]()
         num_rows, sequence = 0, snapshot.sequence
         for row in reader.journal(sequence + 1, state.sequence):
             sequence += 1

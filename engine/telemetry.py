@@ -33,7 +33,7 @@ LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 
 PROBE_GALLERIES_MAX = 50
 """Galleries whose probe statistics are shown, the first by id: each has some 60 series."""
 THRESHOLD_GALLERIES_MAX = 50
-"""Galleries whose thresholds are shown, the first by id: each has four series, and is opened for it."""
+"""Galleries whose thresholds are shown, the first by id: each has five series, and is kept open for them."""
 SIMILARITY_BUCKETS = tuple(number / 50 for number in range(51))
 """Upper edges. Similarities below 0 are in the first."""
 
@@ -176,7 +176,10 @@ class Telemetry:
         self.registry.register(ProbeMetrics(counters))
 
     def watch_thresholds(self, thresholds: Callable[[], Iterable[Thresholds]]) -> None:
-        """Publish the thresholds of galleries with a target rate, asked for whenever the metrics are read."""
+        """Publish the thresholds of galleries with a target rate, asked for whenever the metrics are read.
+
+        Whoever tells them should close no gallery for it: the metrics are read every few seconds.
+        """
         self.registry.register(ThresholdMetrics(thresholds))
 
     def serve_metrics(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -237,10 +240,11 @@ class ThresholdMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read them."""
-        threshold, target, num_warnings, disagreement = (
+        is_known, threshold, target, num_warnings, disagreement = (
             GaugeMetricFamily(f"identiface_gallery_{name}", text, labels=["gallery"])
             for name, text in (
-                ("threshold", "Similarity from which on a probe is a match."),
+                ("threshold_known", "Whether a calibration gives the threshold; 0: searches are refused."),
+                ("threshold", "Similarity from which on a probe is a match, where it is known."),
                 ("target_fpir", "Share of strangers that the threshold is to let in."),
                 ("threshold_warnings", "Things known to speak against the threshold; Status tells them."),
                 ("own_people_disagree", "Whether own people and calibration disagree on the threshold."),
@@ -249,11 +253,13 @@ class ThresholdMetrics(Collector):
         for gallery_id, found, has_disagreement in itertools.islice(
             self._thresholds(), THRESHOLD_GALLERIES_MAX
         ):
-            threshold.add_metric([gallery_id], found.threshold)
+            is_known.add_metric([gallery_id], float(found.estimate is not None))
+            if found.estimate is not None:
+                threshold.add_metric([gallery_id], found.threshold)
             target.add_metric([gallery_id], found.target_fpir or 0.0)
             num_warnings.add_metric([gallery_id], len(found.warnings))
             disagreement.add_metric([gallery_id], float(has_disagreement))
-        yield from (threshold, target, num_warnings, disagreement)
+        yield from (is_known, threshold, target, num_warnings, disagreement)
 
     def describe(self) -> Iterator[Metric]:
         """Name no metrics beforehand: registering then reads no gallery."""

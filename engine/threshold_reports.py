@@ -63,6 +63,7 @@ def report(thresholds: Thresholds, settings: GallerySettings, population: Popula
         warnings=(
             *([] if calibration is None or target is None else calibration.warnings(curve, target, size)),
             *([] if compared is None else _of_comparison(compared)),
+            *([] if target is None or compared is not None else _of_index(population)),
             *_of_crowding(settings, is_corrected=is_corrected),
         ),
         calibrated_on="" if calibration is None else calibration.people,
@@ -190,6 +191,15 @@ def _of_comparison(compared: Comparison) -> list[str]:
             + (", and similarities are not corrected by crowding" if compared.shift else "")
         )
     return told
+
+
+def _of_index(population: Population) -> list[str]:
+    if population.generation is not None or population.num_identities < OWN_PEOPLE_IDENTITIES_MIN:
+        return []
+    return [
+        "the gallery has no index now: whether its own people ask for a higher threshold is known once it is"
+        " built"
+    ]
 
 
 def _of_crowding(settings: GallerySettings, *, is_corrected: bool) -> list[str]:

@@ -5,7 +5,8 @@ gives a threshold that moves with the gallery. Each identity counts as m^beta fo
 are spread over the identities is counted when a generation is built, their number is known at every moment.
 
 A gallery of 1,000 or more also has its own people as strangers to each other. Where they disagree with the
-calibration beyond both intervals, and ask for more, all thresholds are shifted by as much as they do.
+calibration beyond both intervals, and ask for more, all thresholds are shifted by as much as they do. While a
+damaged generation is withdrawn, what the last one told goes on to count.
 
 Knows nothing of the store and the wire, and not whether the strangers who come are like those measured.
 """
@@ -109,6 +110,8 @@ class Thresholds:
         self._kappas: dict[tuple[int, str], float] = {}
         self._measuring = threading.Lock()
         self._comparisons: dict[tuple[int, float], Comparison | None] = {}
+        self._number = 0
+        """Of the last generation whose people were asked for."""
         self._own: tuple[int, OwnPeople | None] = (0, None)
 
     def judge(
@@ -121,8 +124,9 @@ class Thresholds:
     ) -> Judgement:
         """What to judge an answer by whose probe was compared with `num_left` identities.
 
-        `curve` is one of engine.decision.calibration. Microseconds, where it was asked before at this size.
-        Raises PreconditionError where a target rate is to be met and no calibration tells how.
+        `curve` is one of engine.decision.calibration. Quick where it was asked before at this size: see
+        ``python -m benchmarks.decision``. Raises PreconditionError where a target rate is to be met and no
+        calibration tells how.
         """
         is_fixed = requested is not None or settings.target_fpir is None
         if is_fixed:
@@ -130,11 +134,11 @@ class Thresholds:
             rates = self._rates(population, num_left, curve)
             return Judgement(threshold, origin, None, rates, self._shift(settings, population))
         step = self._step(self.effective_size(population, num_left, curve))
-        number = population.generation.manifest.number if population.generation else 0
-        key = (curve, step, number, settings.target_fpir, settings.review_fpir)
+        shift = self._shift(settings, population)
+        key = (curve, step, shift, settings.target_fpir, settings.review_fpir)
         judgement = self._judgements.get(key)
         if judgement is None:
-            judgement = self._judged(settings, population, curve, step)
+            judgement = self._judged(settings, curve, step, shift)
             _keep(self._judgements, key, judgement)
         return judgement
 
@@ -163,6 +167,14 @@ class Thresholds:
             self.need(PLAIN, "target_fmr")
         if new.crowding is CrowdingCorrection.ON is not old.crowding:
             self.need(CORRECTED, "crowding ON")
+
+    @property
+    def is_auto_off(self) -> bool:
+        """Whether the calibration says that the crowding correction AUTO corrects nothing."""
+        calibration = self.calibration
+        return calibration is not None and not (
+            calibration.is_crowding_better and CORRECTED in calibration.curves
+        )
 
     def is_corrected(self, settings: GallerySettings, population: Population) -> bool:
         """Whether similarities are corrected by crowding, in searches without filter and threshold.
@@ -199,12 +211,17 @@ class Thresholds:
         return max(1.0, spread * num_left * math.pow(mean, exponent))
 
     def comparison(self, generation: Generation | None, target_fpir: float) -> Comparison | None:
-        """How calibration and own people compare; None where one is not there. Found once, in 100 ms."""
-        calibration = self.calibration
-        if generation is None or generation.own_tops is None or calibration is None:
+        """How calibration and own people compare; None where one is not there. Found once of a generation.
+
+        Without a generation, of the last one.
+        """
+        if self.calibration is None:
             return None
-        key = generation.manifest.number, target_fpir
         with self._measuring:
+            if generation is None:
+                return self._comparisons.get((self._number, target_fpir))
+            self._number = generation.manifest.number
+            key = self._number, target_fpir
             if key not in self._comparisons:
                 _keep(self._comparisons, key, self._compared(generation, target_fpir))
             return self._comparisons[key]
@@ -214,11 +231,11 @@ class Thresholds:
         if settings.target_fpir is not None:
             self.comparison(generation, settings.target_fpir)
 
-    def _judged(self, settings: GallerySettings, population: Population, curve: str, step: int) -> Judgement:
+    def _judged(self, settings: GallerySettings, curve: str, step: int, shift: float) -> Judgement:
         target = settings.target_fpir
         assert target is not None
         self.need(curve, "target_fpir")
-        row, shift = self._row(curve, step), self._shift(settings, population)
+        row = self._row(curve, step)
         origin = ThresholdOrigin.OWN_PEOPLE if shift else ThresholdOrigin.CALIBRATION
         review = None
         if settings.review_fpir is not None:
@@ -264,14 +281,15 @@ class Thresholds:
         return kappa
 
     def _compared(self, generation: Generation, target_fpir: float) -> Comparison | None:
+        if generation.own_tops is None:
+            return None
         number, own = self._own
         if number != generation.manifest.number:
             own = self._measured(generation)
             self._own = generation.manifest.number, own
         if own is None:
             return None
-        num_identities = generation.own_tops.num_identities if generation.own_tops else 0
-        population = Population(num_identities, generation.num_rows, generation)
+        population = Population(generation.own_tops.num_identities, generation.num_rows, generation)
         return self.compare(own, population, target_fpir)
 
     def _measured(self, generation: Generation) -> OwnPeople | None:

@@ -41,9 +41,9 @@ class GalleryChoice:
             if meant is None or self._settings.replace:
                 state.is_done = False
                 state.before = meant.gallery_id if meant else ""
+                # Not saved yet: until something else is, the next run looks and finds the same.
                 state.done = [step for step in state.done if step != "publish"]
                 state.is_new = True
-                self._folder.save()
             else:
                 self._folder.forget_gallery()
 

@@ -38,7 +38,7 @@ class Reason(enum.StrEnum):
     BAD_IDENTITY = "bad_identity"
     """A name that no identity can have."""
     BAD_PATH = "bad_path"
-    """Leads outside the source, or nowhere."""
+    """A path or a link that leads outside the source, back, or nowhere."""
     TEMPLATE_LIMIT = "template_limit"
     """The identity has as many better templates as one may have."""
 

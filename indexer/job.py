@@ -104,9 +104,12 @@ class Job:
         InvalidInputError, PreconditionError, ContractMismatchError, StorageFullError, and what the target
         raises.
         """
-        planned = self._plan(source, is_replanned=is_replanned, is_reread=is_reread)
         state = self._folder.state
+        # Where all is done, or nothing is begun in a gallery that counts, a changed source spoils nothing.
+        is_replanned |= state.is_done
         self._choice.look()
+        is_replanned |= not state.gallery_id
+        planned = self._plan(source, is_replanned=is_replanned, is_reread=is_reread)
         if state.is_done:
             return self._summary(planned, is_unchanged=True)
         num_loaded = planned.num_items - sum(map(planned.items_of, self._folder.left("loaded", planned)))
@@ -117,7 +120,10 @@ class Job:
             self._embed(planned, source)
             self._judge(planned)
             self._load(planned, self._load_outcomes)
-            self._drop_crops(planned)
+            if state.has_crops:
+                self._leave(planned, "crops")
+                state.has_crops = False
+                self._folder.save()
             self._finish(planned, self._picture_samples)
         else:
             self._load(planned, lambda number, _refused: self._load_rows(planned, source, number))
@@ -128,6 +134,11 @@ class Job:
         state = self._folder.state
         self._once("build", lambda: self._target.build(state.gallery_id))
         self._once("verify", lambda: self._verify(planned, samples))
+        if planned.is_pictures:
+            # Said before: what was killed here and has lost its gallery is embedded anew.
+            state.is_bare = True
+            self._folder.save()
+            self._leave(planned, "vectors", "qualities")
         # Before the gallery is published: that is refused where nothing was loaded, and this says why.
         self._report(planned, self._summary(planned, is_unchanged=False))
         self._once("publish", self._choice.publish)
@@ -141,16 +152,17 @@ class Job:
             is_same = planned.digest == plan.digest_of(listed)
             if is_same and (not is_reread or self._is_content_same(planned, source)):
                 return planned
-            if not (is_replanned or self._folder.state.is_done):
+            if not is_replanned:
                 raise PreconditionError(
                     f"the source changed since job {self._settings.id} was planned",
                     hint=f"Give --replan: {self._replanned()}.",
                 )
             self._say(f"the source has changed: {self._replanned()}")
-            if self._settings.replace:
-                self._folder.forget_gallery()
         with self._folder.timed("plan"):
             self._folder.forget_plan()
+            if self._settings.replace:
+                # After the plan: a job that is killed in between has none, and comes here again.
+                self._folder.forget_gallery()
             planned = plan.make_plan(self._folder.path / "plan", listed)
             self._folder.state.num_plans += 1
         workers = source.num_workers if isinstance(source, Pictures) else 1
@@ -159,6 +171,8 @@ class Job:
 
     def _replanned(self) -> str:
         """What becomes of a job whose source has changed."""
+        if not self._folder.state.gallery_id:
+            return "everything is looked at again"
         stays = "another gallery is filled" if self._settings.replace else "what is loaded stays"
         return f"everything is looked at again, {stays}"
 
@@ -179,10 +193,11 @@ class Job:
 
     def _embed(self, planned: plan.Plan, pictures: Pictures) -> None:
         keep_crops, state = self._choice.gallery().settings.keep_crops, self._folder.state
-        if keep_crops and not state.has_crops and self._folder.left("loaded", planned):
-            # What was embedded so far was for another gallery, or has given its crops away.
+        lacks_crops = keep_crops and not state.has_crops
+        if (state.is_bare or lacks_crops) and self._folder.left("loaded", planned):
+            # What was embedded so far was for another gallery, or has given away what this one needs.
             self._folder.forget_outcomes()
-            state.has_crops = True
+            state.has_crops = keep_crops
             self._folder.save()
         left = self._folder.left("embedded", planned)
         if not left:
@@ -192,7 +207,7 @@ class Job:
             mapper = pictures.mapper.keeping_crops(keep_crops=keep_crops)
             for number, outcomes in pictures.runner.run(mapper, shards):
                 if number == 0:
-                    refuse_fault([(outcome.key, outcome.reason) for outcome in outcomes])
+                    refuse_fault(outcomes)
                 self._folder.keep_outcomes(number, outcomes)
                 progress.add(len(outcomes), sum(bool(outcome.reason) for outcome in outcomes))
 
@@ -234,7 +249,7 @@ class Job:
             for number in left:
                 loaded = load(number, refused)
                 if number == 0 and not loaded.num_given:
-                    refuse_fault([(one.key, one.reason) for one in loaded.refused])
+                    refuse_fault(loaded.refused)
                 self._folder.keep_loaded(number, loaded)
                 progress.add(planned.items_of(number), len(loaded.refused))
 
@@ -244,15 +259,13 @@ class Job:
         state, with_crops = self._folder.state, self._choice.gallery().settings.keep_crops
         return load_pictures(self._target, state.gallery_id, kept, with_crops=with_crops)
 
-    def _drop_crops(self, planned: plan.Plan) -> None:
-        """Leave the only copy of each face to the gallery, where it can be removed and erased."""
-        if not self._folder.state.has_crops:
-            return
+    def _leave(self, planned: plan.Plan, *names: str) -> None:
+        """Leave the only copy of these parts of outcomes to the gallery, which can remove and erase it."""
         for number in range(planned.num_shards):
-            outcomes = [msgspec.structs.replace(one, crops=[]) for one in self._folder.outcomes(number)]
-            self._folder.keep_outcomes(number, outcomes)
-        self._folder.state.has_crops = False
-        self._folder.save()
+            outcomes = self._folder.outcomes(number)
+            if any(getattr(one, name) for one in outcomes for name in names):
+                bare = [msgspec.structs.replace(one, **{name: [] for name in names}) for one in outcomes]
+                self._folder.keep_outcomes(number, bare)
 
     def _load_rows(self, planned: plan.Plan, source: VectorSource, number: int) -> Loaded:
         block, normalize = _rows(planned, source, number), self._settings.normalize

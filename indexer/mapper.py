@@ -57,7 +57,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: bytes = b""
     """Of the encoded picture; empty where it could not be read."""
     vectors: list[bytes] = msgspec.field(default_factory=list)
-    """Unit templates, each little-endian float32; largest face first."""
+    """Unit templates, each little-endian float32; largest face first. Empty once a gallery has them all."""
     qualities: list[float] = msgspec.field(default_factory=list)
     """Of each vector, 0..1: the detector's confidence."""
     attributes: dict[str, str] = msgspec.field(default_factory=dict)

@@ -77,7 +77,8 @@ def make_plan(folder: Path, source: PictureSource | VectorSource) -> Plan:
     plan = _plan_of(source, folder)
     if not plan.num_items:
         refused = refusals(folder)
-        example = f", for example {refused[0].key}: {refused[0].reason}" if refused else ""
+        first = f"{refused[0].reason} {refused[0].detail}".rstrip() if refused else ""
+        example = f", for example {refused[0].key}: {first}" if refused else ""
         raise InvalidInputError(
             f"the source holds nothing that can be used, {len(refused):,} were refused{example}"
         )
@@ -125,7 +126,7 @@ def _shards(listed: Iterable[Item | Refusal], refused: list[Refusal]) -> Iterato
         if isinstance(one, Refusal):
             refused.append(one)
             if not has_items and len(refused) == FAULT_ITEMS:
-                refuse_fault([(refusal.key, refusal.reason) for refusal in refused])
+                refuse_fault(refused)
             continue
         has_items = True
         items.append(one)

@@ -5,7 +5,8 @@
     JOBS/<id>/lock           held while the job runs
     JOBS/<id>/settings       what was asked; <id> is made from it: the same command finds its job again
     JOBS/<id>/plan/          see `indexer.plan`
-    JOBS/<id>/embedded/<n>   outcomes of a shard of pictures, there when it is done
+    JOBS/<id>/embedded/<n>   outcomes of a shard of pictures, there when it is done; without templates once
+                             the gallery has them and was verified
     JOBS/<id>/judged         pictures refused or flagged when all were seen together
     JOBS/<id>/loaded/<n>     a shard is in the gallery
     JOBS/<id>/state          which gallery, and the steps that are done with their seconds
@@ -83,6 +84,8 @@ class State(msgspec.Struct):
     is_done: bool = False
     has_crops: bool = False
     """Whether outcomes have kept crops, for a gallery that keeps them and has not got all of them yet."""
+    is_bare: bool = False
+    """Whether outcomes, or some of them, have no templates any more: the gallery has them."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -152,7 +155,7 @@ class JobFolder:
             (self.path / name).unlink(missing_ok=True)
         for name in ("plan", "embedded", "loaded"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        self.state.is_done = self.state.has_crops = False
+        self.state.is_done = self.state.has_crops = self.state.is_bare = False
         self.state.done = []
         self.save()
 
@@ -160,6 +163,7 @@ class JobFolder:
         """Forget what pictures gave, and what was judged of it; what is planned and loaded stays."""
         (self.path / "judged").unlink(missing_ok=True)
         shutil.rmtree(self.path / "embedded", ignore_errors=True)
+        self.state.is_bare = False
 
     def forget_gallery(self) -> None:
         """Forget the gallery, which is gone or no longer meant; what is planned and embedded stays."""

@@ -32,7 +32,7 @@ _MEANINGS = {
     Reason.BAD_ROW: "A row of the manifest that is wrong in itself.",
     Reason.BAD_VECTOR: "Not finite, zero, or not of unit length.",
     Reason.BAD_IDENTITY: "A name that no identity can have.",
-    Reason.BAD_PATH: "Leads outside the source, or nowhere.",
+    Reason.BAD_PATH: "A path or a link that leads outside the source, back, or nowhere.",
     Reason.TEMPLATE_LIMIT: "The identity has as many better templates as one may have.",
 }
 _REFUSED_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}

@@ -6,7 +6,6 @@ All use the same mapper and give the same outcomes; only their order differs. Kn
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
 from engine.errors import InvalidInputError, UnavailableError
+from engine.processes import die_with_parent
 from indexer.items import Item, Reason
 from indexer.mapper import Outcome, PictureMapper
 
@@ -25,7 +25,6 @@ WORKERS_MAX = 256
 KILLED_MAX = 4
 """Pictures of one shard that kill their process; more, and it is not the pictures."""
 _HINT = "Look for a lack of memory in the system's log, or give fewer --workers; then run the job again."
-_PR_SET_PDEATHSIG = 1
 
 
 class Runner(Protocol):
@@ -166,11 +165,8 @@ def _work(mapper: PictureMapper, connection: Connection, parent: int) -> None:
     """Map what comes until nothing more does."""
     # Whoever interrupts a job from a terminal: its parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        # Linux only: a parent that is killed cannot end its workers.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
+    # A parent that is killed cannot end its workers.
+    die_with_parent(parent)
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
             mapper.load()

@@ -22,10 +22,12 @@ from engine.cli.layout import print_json, print_lines
 from engine.cli.output_evaluate import identification_lines, pairs_lines, report_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.embedding.pipeline import Pipeline
     from engine.trainer.evaluation import Extras, PairsEvaluation
+    from engine.trainer.open_set import Labels
+    from engine.trainer.roles import Roles
     from engine.trainer.vectors_file import LabelledVectors
 
 __all__ = ["add_verbs", "report_lines"]
@@ -165,8 +167,9 @@ def _add_common(parser: Parser) -> None:
 
 
 def _pairs(arguments: argparse.Namespace) -> None:
-    from engine.trainer.evaluation import evaluate_all_pairs, evaluate_named_folds
-    from engine.trainer.pairs import read_named_pairs
+    from engine.trainer.evaluation import evaluate_all_pairs, evaluate_named_folds, evaluate_pairs
+    from engine.trainer.pairs import read_named_pairs, read_pairs
+    from engine.trainer.verification import check_labels
 
     if arguments.errata and (arguments.pairs or arguments.videos):
         raise UsageError(
@@ -175,14 +178,18 @@ def _pairs(arguments: argparse.Namespace) -> None:
     if arguments.videos and not arguments.root:
         raise UsageError("--videos needs --root: vectors of frames cannot be given")
     extras = _extras(arguments)
-    if arguments.pairs and arguments.vectors:
-        labelled, conditions = _labelled(arguments)
-        pairs = read_named_pairs(arguments.pairs, labelled.keys)
-        evaluation = evaluate_named_folds(pairs, labelled, conditions, extras)
-    elif arguments.pairs or arguments.videos:
-        evaluation, conditions = _listed_pairs(arguments, extras)
+    if arguments.videos:
+        evaluation = _videos(arguments, extras)
+    elif arguments.pairs and arguments.root:
+        listed = read_pairs(arguments.pairs, arguments.root)  # a wrong list is said before the network loads
+        with _pipeline(arguments) as pipeline:
+            evaluation = evaluate_pairs(pipeline, listed, extras=extras, **_faces(arguments))
+    elif arguments.pairs:
+        labelled, conditions = _vectors(arguments)
+        listed = read_named_pairs(arguments.pairs, labelled.keys)
+        evaluation = evaluate_named_folds(listed, labelled, conditions, extras)
     else:
-        labelled, conditions = _labelled(arguments)
+        labelled, conditions = _labelled(arguments, check_labels)
         evaluation = evaluate_all_pairs(labelled, extras)
         if arguments.json:
             print_json({**evaluation.as_json(), "not_detected": labelled.num_not_detected, **conditions})
@@ -192,31 +199,23 @@ def _pairs(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(evaluation.as_json())
     else:
-        print_lines(pairs_lines(evaluation, conditions, 0))
+        print_lines(pairs_lines(evaluation, {}, 0))
 
 
-def _listed_pairs(arguments: argparse.Namespace, extras: Extras) -> tuple[PairsEvaluation, Mapping[str, Any]]:
-    """Embed and judge the pairs of pictures or of videos that a file lists."""
-    from engine.trainer.evaluate import embed_pictures, pair_similarities
+def _videos(arguments: argparse.Namespace, extras: Extras) -> PairsEvaluation:
+    """Embed and judge the pairs of videos that a file lists."""
+    from engine.trainer.evaluate import embed_pictures
     from engine.trainer.evaluation import evaluate_folds
-    from engine.trainer.pairs import read_pairs
     from engine.trainer.videos import VideoRule, num_without_face, read_videos, video_similarities
 
-    # A wrong list is said before the network is loaded, which takes seconds.
-    videos = read_videos(arguments.videos, arguments.root, arguments.frames) if arguments.videos else None
-    pairs = videos.pairs if videos else read_pairs(arguments.pairs, arguments.root)
-    pictures = videos.pictures if videos else pairs.pictures
+    videos = read_videos(arguments.videos, arguments.root, arguments.frames)
     start = time.monotonic()
     with _pipeline(arguments) as pipeline:
-        templates = embed_pictures(pipeline, pictures, **_faces(arguments))
-        conditions = _told(pipeline, arguments, len(pictures), start)
-    if videos is None:
-        similarities, num_not_detected = pair_similarities(pairs, templates), templates.num_not_detected
-    else:
-        conditions.update(videos=len(videos.frames), video=arguments.video, frames_max=arguments.frames)
-        similarities = video_similarities(videos, templates, VideoRule(arguments.video))
-        num_not_detected = num_without_face(videos, templates)
-    return evaluate_folds(pairs, similarities, num_not_detected, conditions, extras), conditions
+        templates = embed_pictures(pipeline, videos.pictures, **_faces(arguments))
+        conditions = _told(pipeline, arguments, len(videos.pictures), start)
+    conditions.update(videos=len(videos.frames), video=arguments.video, frames_max=arguments.frames)
+    similarities = video_similarities(videos, templates, VideoRule(arguments.video))
+    return evaluate_folds(videos.pairs, similarities, num_without_face(videos, templates), conditions, extras)
 
 
 def _identification(arguments: argparse.Namespace) -> None:
@@ -224,7 +223,7 @@ def _identification(arguments: argparse.Namespace) -> None:
     from engine.trainer.roles import closed_roles
 
     extras = _extras(arguments)
-    labelled, conditions = _labelled(arguments)
+    labelled, conditions = _labelled(arguments, closed_roles)
     evaluation = evaluate_roles(labelled, closed_roles(labelled.labels), conditions, extras=extras)
     _print(arguments, evaluation)
 
@@ -238,8 +237,12 @@ def _open_set(arguments: argparse.Namespace) -> None:
     extras = _extras(arguments)
     enrolled = read_names(arguments.enrolled) if arguments.enrolled else None
     strangers = read_names(arguments.strangers) if arguments.strangers else None
-    labelled, conditions = _labelled(arguments)
-    roles = open_roles(labelled.labels, enrolled, strangers)
+
+    def parts(labels: Labels) -> Roles:
+        return open_roles(labels, enrolled, strangers)
+
+    labelled, conditions = _labelled(arguments, parts)
+    roles = parts(labelled.labels)
     evaluation = evaluate_roles(labelled, roles, conditions, fpirs=arguments.fpir or FPIRS, extras=extras)
     _print(arguments, evaluation)
 
@@ -272,15 +275,29 @@ def _extras(arguments: argparse.Namespace) -> Extras:
     )
 
 
-def _labelled(arguments: argparse.Namespace) -> tuple[LabelledVectors, Mapping[str, Any]]:
-    """Read vectors, or embed the pictures; and what they were made with."""
-    from engine.trainer.people import embed_people, find_pictures
+def _vectors(arguments: argparse.Namespace) -> tuple[LabelledVectors, Mapping[str, Any]]:
     from engine.trainer.vectors_file import read_vectors
 
+    labelled = read_vectors(arguments.vectors, arguments.labels)
+    return labelled, {"vectors": str(arguments.vectors), "dimension": labelled.vectors.shape[1]}
+
+
+def _labelled(
+    arguments: argparse.Namespace, check: Callable[[Labels], object]
+) -> tuple[LabelledVectors, Mapping[str, Any]]:
+    """Read vectors, or embed the pictures; and what they were made with.
+
+    `check` raises for labels that cannot be judged: before the network is loaded, and before pictures are
+    embedded.
+    """
+    from engine.trainer.people import embed_people, find_pictures
+    from engine.trainer.vectors_file import as_labels
+
     if arguments.vectors:
-        labelled = read_vectors(arguments.vectors, arguments.labels)
-        return labelled, {"vectors": str(arguments.vectors), "dimension": labelled.vectors.shape[1]}
-    find_pictures(arguments.root)  # a wrong folder is said before the network is loaded
+        labelled, conditions = _vectors(arguments)
+        check(labelled.labels)
+        return labelled, conditions
+    check(as_labels([path.parent.name for path in find_pictures(arguments.root)]))
     start = time.monotonic()
     with _pipeline(arguments) as pipeline:
         labelled = embed_people(pipeline, arguments.root, **_faces(arguments))

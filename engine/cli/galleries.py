@@ -102,8 +102,9 @@ def _add_create(below: Verbs) -> None:
     create.add_argument(
         "--keep-crops",
         action="store_true",
-        help="keep the face of each enrolled picture beside its template (some 16 kB), so that `reembed` can"
-        " move the gallery to another network without new pictures; cannot be changed later (default: no)",
+        help="keep the face of each enrolled picture beside its template, as a JPEG of 256 px a side at most,"
+        " so that `reembed` can move the gallery to another network without new pictures; cannot be changed"
+        " later (default: no)",
     )
     create.set_defaults(run=_create)
     add_server_options(create)

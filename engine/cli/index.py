@@ -43,6 +43,9 @@ Kill it at any moment and run the same command again: it goes on where it was. R
 changes nothing. A gallery that is not there yet is filled and built under a name of its own and published at
 the end, by an alias; one that is there is added to.
 
+Until all is loaded and verified, a job's folder holds the templates of its pictures, where `remove --erase`
+does not reach; from then on the gallery alone has them. Names, reasons and digests of pictures stay there.
+
 examples:
   identiface index run people/ --gallery staff --data identiface-data --workers 2
   identiface index run vectors.npy --ids ids.txt --gallery others --data identiface-data \\

@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cli.arguments import Verbs, add_embedding_options, add_json_option, seed, share, whole
+from engine.cli.arguments import (
+    Verbs,
+    add_embedding_options,
+    add_json_option,
+    seed,
+    share,
+    similarity,
+    whole,
+)
 from engine.cli.layout import print_json, print_lines, table
 from engine.errors import SettingsError
 from engine.limits import DIMENSION_MAX
@@ -69,6 +77,13 @@ def add_verbs(verbs: Verbs) -> None:
         default=0.3,
         help="of the people, to judge the map by (default: 0.3)",
     )
+    project.add_argument(
+        "--threshold",
+        metavar="SIMILARITY",
+        type=similarity,
+        help="default similarity of its contract (default: that which lets in as many pairs of different"
+        " people learnt on as the larger network's)",
+    )
     project.add_argument("--seed", metavar="NUMBER", type=seed, default=0, help="of all draws (default: 0)")
     project.add_argument("--overwrite", action="store_true", help="replace the file where there is one")
     add_embedding_options(project)
@@ -92,6 +107,7 @@ def _project(arguments: argparse.Namespace) -> None:
         method=arguments.method,
         held_out_share=arguments.held_out,
         seed=arguments.seed,
+        threshold=arguments.threshold,
     )
     find_pictures(arguments.data)  # what is wrong is said before the work, which takes minutes
     network = check_target(arguments.model, target, settings.dimension)

@@ -56,7 +56,7 @@ class OwnPeople:
 
 
 def measure(tops: ArrayLike, duplicate_similarity: float | None = None, *, seed: int = 0) -> OwnPeople:
-    """Learn from tops float[p] of people searched for among all others; some 100 ms for 4,000 of them.
+    """Learn from tops float[p] of people searched for among all others.
 
     From `duplicate_similarity` on two identities are probably one person; None: not known. Raises
     InvalidInputError where they are fewer than PEOPLE_MIN, or have no tail.

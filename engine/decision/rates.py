@@ -64,7 +64,7 @@ _Row = Sequence[float]
 
 
 class RateRow:
-    """The rates at one size: what a gallery keeps at hand while its size stays. Microseconds a call."""
+    """The rates at one size: what a gallery keeps at hand while its size stays."""
 
     def __init__(self, similarities: Sequence[float], value: _Row, low: _Row, high: _Row):
         self._value = _Line(similarities, value)

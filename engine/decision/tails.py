@@ -22,9 +22,8 @@ EXCEEDANCES_DRAWN_MIN = 5
 """Of a resample, which holds 63 % of them: its larger error is what the interval shows."""
 BOUND_EXCEEDANCES = 100.0
 """A negative shape ends the tail. So many exceedances carry one down to -1/2; fewer, n of them, down to
--n / (n + BOUND_EXCEEDANCES), where the scale keeps their mean. Of FPIR .01 on LFW, fitted on 300 people
-for 3,000 and on 150 for 3,900, medians of 20 draws were 1.4 and 1.1 times the target with it, 2.5 and 11.8
-without; fitted on 600 for 2,400 1.5 both (`benchmarks.lfw_thresholds`)."""
+-n / (n + BOUND_EXCEEDANCES), where the scale keeps their mean: else some dozens of people seem to know
+where similarities end. What it gives on LFW, of 300 and 600 people: `python -m benchmarks.lfw_thresholds`."""
 _FIT_SAMPLES = 200
 """Samples drawn from a fit to judge it."""
 
@@ -46,8 +45,8 @@ def fit_tail(
 ) -> Tail:
     """Fit what exceeds START_QUANTILE of tops float[n]; `weights` float[n] count each, None: once.
 
-    With a `seed` the fit is judged, which takes a few milliseconds. Raises InvalidInputError where fewer than
-    `num_min` of them exceed it, or all exceedances are equal.
+    With a `seed` the fit is judged, too. Raises InvalidInputError where fewer than `num_min` of them exceed
+    it, or all exceedances are equal.
     """
     values = np.asarray(tops, np.float64)
     masses = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)

@@ -5,42 +5,57 @@ Knows the file formats; knows no architecture.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import pickle
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from engine.embedding import half_weights
 from engine.embedding.align import ALIGNMENTS, Alignment
 from engine.embedding.torch_network import Scaling
+from engine.embedding.weight_files import (
+    COUNTER,
+    read_tensors,
+    replaced_when_whole,
+    sha256_of,
+    state_of,
+    write_tensors,
+)
 from engine.errors import WeightsError
 
 NETWORK_DIMENSION_MIN = 64
 NETWORK_DIMENSION_MAX = 1024
 """Template sizes outside these are taken for a wrong file (class logits, landmarks), not a face network."""
 
-HASH_BLOCK_BYTES = 1 << 20
 NAMES_SHOWN_MAX = 8
 
-_HEADER_SIZE_BYTES = 8
-"""Little-endian, at the beginning of a safetensors file; the JSON of the header follows."""
-_COUNTER = "num_batches_tracked"
-"""Batch normalisation counts training batches in it; no output depends on it, so files may leave it out."""
+_DIGEST_BYTES = 32
+_ZIP = b"PK\x03\x04"
+"""What a torch file begins with."""
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    struct.error,
+)
+"""What torch raises for files of anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A weight file in memory, on the CPU."""
+    """A weight file, or a folder of them, in memory, on the CPU."""
 
     path: Path
     state: dict[str, Tensor]
@@ -52,26 +67,11 @@ class Checkpoint:
     sha256: str
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes.
-
-    Raises WeightsError where the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(HASH_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise WeightsError(f"cannot read weight file {path}: {error.strerror}") from error
-    return digest.hexdigest()
-
-
 def sha256_of_state(state: Mapping[str, Tensor]) -> str:
     """Hex sha256 over names, types, shapes and values of tensors: the identity of weights without a file."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        if not name.endswith(_COUNTER):
+        if not name.endswith(COUNTER):
             values = state[name].detach().cpu().contiguous()
             digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -79,19 +79,21 @@ def sha256_of_state(state: Mapping[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a ``.safetensors`` file, or a torch file (``.pt``, ``.pth``) of tensors alone.
+    """Read a ``.safetensors`` file, a torch file (``.pt``, ``.pth``) of tensors alone, or a float16 folder.
 
     A torch file holds a state dict, or a dict with it under ``state_dict`` and text beside it. It is
     loaded with weights_only: code inside it is never run. Raises WeightsError for anything else.
     """
+    if path.is_dir():
+        return Checkpoint(path, *half_weights.read(path))
     sha256 = sha256_of(path)
     if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
+        state, metadata = read_tensors(path)
     elif path.suffix in {".pt", ".pth"}:
         state, metadata = _read_torch(path)
     else:
         raise WeightsError(f"weight file {path} is none of .safetensors, .pt, .pth")
-    kept = {name: values for name, values in state.items() if not name.endswith(_COUNTER)}
+    kept = {name: values for name, values in state.items() if not name.endswith(COUNTER)}
     return Checkpoint(path=path, state=kept, metadata=metadata, sha256=sha256)
 
 
@@ -101,45 +103,8 @@ def write_safetensors(path: Path, module: nn.Module, metadata: Mapping[str, str]
     `metadata` should name the ``architecture``; ``threshold`` and ``mirror`` override its defaults. The file
     is there whole or not at all.
     """
-    state = {
-        name: values.detach().cpu().contiguous()
-        for name, values in module.state_dict().items()
-        if not name.endswith(_COUNTER)
-    }
     with replaced_when_whole(path) as partial:
-        safetensors.torch.save_file(state, str(partial), metadata=dict(metadata))
-        _sort_header(partial)
-
-
-def _sort_header(path: Path) -> None:
-    """Bring a safetensors file's header into one order: the library writes its metadata in any.
-
-    Else the same weights would have another sha256, and so another contract, each time they are written.
-    """
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(_HEADER_SIZE_BYTES), "little")
-        header = json.loads(file.read(size))
-        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > size:
-            raise WeightsError(f"the header of {path} cannot be put in order: {len(text)} bytes, not {size}")
-        file.seek(_HEADER_SIZE_BYTES)
-        file.write(text.ljust(size))
-
-
-@contextlib.contextmanager
-def replaced_when_whole(path: Path) -> Iterator[Path]:
-    """Give another path in the folder of `path` to write to; what is written there is moved to `path`.
-
-    After a crash or an error `path` is as it was. Raises WeightsError where it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"cannot write weight file {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        write_tensors(partial, state_of(module), metadata)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -147,8 +112,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
 
     Raises WeightsError naming `source` and the tensors that are missing, extra, misshapen or not finite.
     """
-    expected = {name: t for name, t in module.state_dict().items() if not name.endswith(_COUNTER)}
-    given = {name: t for name, t in state.items() if not name.endswith(_COUNTER)}
+    expected = {name: t for name, t in module.state_dict().items() if not name.endswith(COUNTER)}
+    given = {name: t for name, t in state.items() if not name.endswith(COUNTER)}
     missing = [name for name in expected if name not in given]
     extra = [name for name in given if name not in expected]
     misshapen = [
@@ -254,20 +219,18 @@ def scaling_of(checkpoint: Checkpoint, default: Scaling) -> Scaling:
     return scaling
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return state, dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
-
-
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if _is_of_a_run(path):
+        raise WeightsError(
+            f"{path} is a checkpoint of a run, not a network",
+            hint="Give RUN/network.safetensors, which is there once the run is finished.",
+        )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is no torch file of tensors alone: {error}") from error
+    except _UNREADABLE as error:
+        # What follows in torch's text advises to run the code that may be in the file.
+        said = "" if isinstance(error, LookupError) else str(error).partition("\n")[0].partition(". ")[0]
+        raise WeightsError(f"{path} is no torch file of tensors alone: {said or 'it is damaged'}") from error
     metadata: dict[str, str] = {}
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         metadata = {key: text for key, text in loaded.items() if isinstance(text, str)}
@@ -275,6 +238,12 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise WeightsError(f"{path} holds no state dict: expected names and their tensors")
     return dict(loaded), metadata
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a torch file follows behind a digest, as the trainer's checkpoints are written."""
+    with path.open("rb") as file:
+        return file.read(_DIGEST_BYTES + len(_ZIP))[_DIGEST_BYTES:] == _ZIP
 
 
 def _shorten(names: list[str]) -> str:

@@ -11,49 +11,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from engine.embedding import dlib_resnet
+from engine.embedding import dlib_resnet, shards
 from engine.embedding.align import ALIGNMENTS
-from engine.embedding.checkpoints import sha256_of
+from engine.embedding.shards import Contract as ShardsContract
 from engine.embedding.torch_network import TorchNetwork
 from engine.errors import SettingsError, WeightsError
 
 NAME = "delta"
 CONTRACTS = Path(__file__).parent / "contracts"
 """The deltas that ship with this package."""
-CONTRACT_FILE = "contract.json"
-CONTRACT_BYTES_MAX = 64 << 10
 FORMAT = 1
 SHARD_BYTES_MAX = 4 << 20
 """Of a shard's file."""
-HEADER_BYTES = 64 << 10
-"""Kept free in a shard for the names and places of its tensors."""
 
 
-class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Contract(ShardsContract, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What ``contract.json`` says."""
 
-    format: int
     name: str
     """Of the network, and of the folder."""
     base: str
     """Name of the network that the differences are to."""
     base_sha256: str
     alignment: str
-    mirror: bool
-    threshold: float
-    shards: dict[str, str]
-    """Hex sha256 of each shard by its file name."""
-    card: str = ""
-    """Where its training command, data statement and model card stand."""
 
     @property
     def weights_sha256(self) -> str:
@@ -71,7 +57,7 @@ def folders(root: Path = CONTRACTS) -> list[Path]:
 
 def is_delta(folder: Path) -> bool:
     """Tell whether a folder holds a delta's contract."""
-    return (folder / CONTRACT_FILE).is_file()
+    return (folder / shards.CONTRACT_FILE).is_file()
 
 
 def load(folder: Path, device: str) -> TorchNetwork:
@@ -87,10 +73,8 @@ def load(folder: Path, device: str) -> TorchNetwork:
             f"the one there is {base.weights_sha256}"
         )
     state = base.module.state_dict()
-    changed: set[str] = set()
-    for name, difference in _differences(folder, contract):
-        _check_difference(folder, name, difference, state, changed)
-        changed.add(name)
+    for name, difference in shards.read_shards(folder, contract.shards):
+        _check_difference(folder, name, difference, state)
         # The state's tensors are the module's own.
         state[name] += difference.to(torch.float32)
     return TorchNetwork(
@@ -108,18 +92,10 @@ def load(folder: Path, device: str) -> TorchNetwork:
 
 def read_contract(folder: Path) -> Contract:
     """Read and check a delta's contract; WeightsError naming what is wrong with it."""
-    path = folder / CONTRACT_FILE
-    try:
-        if path.stat().st_size > CONTRACT_BYTES_MAX:
-            raise WeightsError(f"{path} is larger than {CONTRACT_BYTES_MAX} bytes")
-        contract = msgspec.json.decode(path.read_bytes(), type=Contract)
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} is no contract of a delta: {error}") from error
+    contract = shards.read_contract(folder, Contract, "a delta")
     problem = _problem(contract, folder)
     if problem:
-        raise WeightsError(f"{path}: {problem}")
+        raise WeightsError(f"{folder / shards.CONTRACT_FILE}: {problem}")
     return contract
 
 
@@ -133,9 +109,10 @@ def write_delta(
 ) -> Contract:
     """Write what distinguishes `module` from the packaged dlib-resnet as a delta; the folder's name names it.
 
-    The folder must not exist. Differences are rounded to float16: judge what `load` gives, not `module`.
-    Raises SettingsError for a folder that is there, or where nothing differs; WeightsError where a
-    difference does not fit float16 or a tensor a shard.
+    The folder must not exist; it is there whole or not at all, with `card`, the text of its model card.
+    Differences are rounded to float16: judge what `load` gives, not `module`. Raises SettingsError for a
+    folder that is there, or where nothing differs; WeightsError where a difference does not fit float16, a
+    tensor a shard, or nothing can be written.
     """
     base = dlib_resnet.load(None, "cpu")
     contract = Contract(
@@ -147,31 +124,17 @@ def write_delta(
         mirror=mirror,
         threshold=threshold,
         shards={},
-        card=card,
     )
     problem = _problem(contract, folder)
     if problem:
         raise SettingsError(f"{folder}: {problem}")
     differences = _rounded(base.module.state_dict(), module.state_dict())
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise SettingsError(f"{folder} is there already: give another folder, or remove it") from error
-    shards = {}
-    for number, shard in enumerate(_shards(differences)):
-        path = folder / f"part-{number:02d}.safetensors"
-        safetensors.torch.save_file(shard, str(path))
-        shards[path.name] = sha256_of(path)
-    written = msgspec.structs.replace(contract, shards=shards)
-    # Last: a folder without it is no delta.
-    (folder / CONTRACT_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
-    return written
+    return shards.write_folder(folder, contract, shards.divided(differences, SHARD_BYTES_MAX), card)
 
 
 def _problem(contract: Contract, folder: Path) -> str | None:
     """What is wrong with a contract, in words."""
     problems = {
-        f"format {contract.format} is not {FORMAT}": contract.format != FORMAT,
         f"it is the contract of {contract.name!r}, but lies in a folder of another name": (
             contract.name != folder.resolve().name
         ),
@@ -181,38 +144,14 @@ def _problem(contract: Contract, folder: Path) -> str | None:
         f"alignment {contract.alignment!r} is not the base's {dlib_resnet.ALIGNMENT}": (
             contract.alignment != dlib_resnet.ALIGNMENT
         ),
-        f"threshold {contract.threshold} is no similarity between -1 and 1": (
-            not -1.0 <= contract.threshold <= 1.0
-        ),
-        "a shard's name is no plain file name": any(Path(name).name != name for name in contract.shards),
     }
-    return next((problem for problem, is_so in problems.items() if is_so), None)
+    own = next((problem for problem, is_so in problems.items() if is_so), None)
+    return contract.problem(FORMAT) or own
 
 
-def _differences(folder: Path, contract: Contract) -> Iterator[tuple[str, Tensor]]:
-    """Name and float16 difference of every tensor that changed; each shard's digest is checked first."""
-    for file_name, sha256 in sorted(contract.shards.items()):
-        path = folder / file_name
-        found = sha256_of(path)
-        if found != sha256:
-            raise WeightsError(
-                f"{path} is damaged: sha256 {found} instead of {sha256}", hint="Reinstall identiface."
-            )
-        try:
-            with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
-                for name in sorted(file.keys()):
-                    yield name, file.get_tensor(name)
-        except safetensors.SafetensorError as error:
-            raise WeightsError(f"{path} is no readable safetensors file: {error}") from error
-
-
-def _check_difference(
-    folder: Path, name: str, difference: Tensor, state: Mapping[str, Tensor], changed: set[str]
-) -> None:
+def _check_difference(folder: Path, name: str, difference: Tensor, state: Mapping[str, Tensor]) -> None:
     if name not in state:
         raise WeightsError(f"{folder}: extra: {name}: {dlib_resnet.NAME} has no such tensor")
-    if name in changed:
-        raise WeightsError(f"{folder}: {name} is in two shards")
     if difference.shape != state[name].shape:
         raise WeightsError(
             f"{folder}: misshapen: {name} {list(difference.shape)} instead of {list(state[name].shape)}"
@@ -235,19 +174,3 @@ def _rounded(base: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[
     if not differences:
         raise SettingsError(f"the network is {dlib_resnet.NAME} itself: there is nothing to write")
     return differences
-
-
-def _shards(differences: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors in their order, as many together as one file takes."""
-    room = SHARD_BYTES_MAX - HEADER_BYTES
-    shard: dict[str, Tensor] = {}
-    num_bytes = 0
-    for name, difference in differences.items():
-        if difference.nbytes > room:
-            raise WeightsError(f"{name} of {difference.nbytes} bytes fits no shard of {room}")
-        if num_bytes + difference.nbytes > room:
-            yield shard
-            shard, num_bytes = {}, 0
-        shard[name] = difference
-        num_bytes += difference.nbytes
-    yield shard

@@ -28,12 +28,13 @@ from engine.embedding.checkpoints import (
     check_dimension,
     load_strictly,
     read_checkpoint,
-    sha256_of,
     threshold_of,
     write_safetensors,
 )
 from engine.embedding.embed import Embedder
+from engine.embedding.half_weights import is_half, read_contract
 from engine.embedding.torch_network import check_crops
+from engine.embedding.weight_files import sha256_of
 from engine.errors import SettingsError, WeightsError
 from engine.types import Vectors
 
@@ -157,14 +158,29 @@ def write_mapped(
     map_module: VectorMap,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a map that `load_network(path)` reads back, over the base that `base_spec` loads.
+    """Write a map as safetensors that `load_network(path)` reads back, over the base that `base_spec` loads.
+
+    Metadata and errors as of `metadata_of`.
+    """
+    entries = metadata_of(path, base_spec, base_network, map_module, metadata)
+    write_safetensors(path, map_module, entries)
+
+
+def metadata_of(
+    path: Path,
+    base_spec: str,
+    base_network: networks.Network,
+    map_module: VectorMap,
+    metadata: Mapping[str, str],
+) -> dict[str, str]:
+    """What a map's file, or folder, at `path` says of it and of its base.
 
     The base is a network that comes with its weights, by its name, or a file in the folder of `path` (its
     path, or ``name=PATH``): the two are shipped together. `metadata` is text of the caller's own;
     ``threshold`` is read. Raises SettingsError where the base lies elsewhere, WeightsError as `over`.
     """
     over(base_network, map_module, "", 0.0)
-    entries = {
+    return {
         **metadata,
         "architecture": NAME,
         "base": _base_beside(path, base_spec),
@@ -175,11 +191,10 @@ def write_mapped(
         "alignment": base_network.alignment.name,
         "mirror": "false",
     }
-    write_safetensors(path, map_module, entries)
 
 
 def load(path: Path, device: str) -> MappedNetwork:
-    """Load a map from safetensors, and its base onto `device` (cpu, cuda).
+    """Load a map from safetensors or a float16 folder, and its base onto `device` (cpu, cuda).
 
     Raises WeightsError where the file is no map, or its base is missing or another than it was learnt on.
     """
@@ -207,28 +222,43 @@ def _base_beside(path: Path, base_spec: str) -> str:
     return f"{name}={base.name}" if is_named else base.name
 
 
-def _load_base(checkpoint: Checkpoint, device: str) -> networks.Network:
+def base_spec_of(path: Path) -> str:
+    """What loads the base of the map at `path`: a network's name, or a path beside the map, or name=PATH.
+
+    Raises WeightsError where the file is no map, or its base is missing or another than it was learnt on.
+    """
+    return _base_spec(read_checkpoint(path))
+
+
+def _base_spec(checkpoint: Checkpoint) -> str:
     path, metadata = checkpoint.path, checkpoint.metadata
     lacking = [key for key in ("base", "base_sha256", "base_contract") if not metadata.get(key)]
     if lacking:
         raise WeightsError(f"{path} is no {NAME} network: its metadata lack {', '.join(lacking)}")
     spec = metadata["base"]
-    if spec not in networks.ARCHITECTURES:
-        name, separator, rest = spec.partition("=")
-        is_named = bool(separator) and name in networks.ARCHITECTURES
-        file_name = rest if is_named else spec
-        if file_name == ".." or Path(file_name).name != file_name:
-            raise WeightsError(f"{path}: metadata base {spec!r} is neither a network nor a file beside it")
-        base_path = path.parent / file_name
-        if not base_path.exists():
-            raise WeightsError(
-                f"{path}: its base {file_name} is not beside it", hint=f"Put {file_name} into {path.parent}."
-            )
-        if base_path.is_file():
-            # Before it is loaded, so that a file that names itself is refused and not followed.
-            _check_same(path, spec, metadata["base_sha256"], sha256_of(base_path))
-        spec = f"{name}={base_path}" if is_named else str(base_path)
-    base = networks.load_network(spec, device)
+    if spec in networks.ARCHITECTURES:
+        return spec
+    name, separator, rest = spec.partition("=")
+    is_named = bool(separator) and name in networks.ARCHITECTURES
+    file_name = rest if is_named else spec
+    if file_name == ".." or Path(file_name).name != file_name:
+        raise WeightsError(f"{path}: metadata base {spec!r} is neither a network nor a file beside it")
+    base_path = path.parent / file_name
+    if not base_path.exists():
+        raise WeightsError(
+            f"{path}: its base {file_name} is not beside it", hint=f"Put {file_name} into {path.parent}."
+        )
+    # Before it is loaded, so that what names itself is refused and not followed.
+    if base_path.is_file():
+        _check_same(path, spec, metadata["base_sha256"], sha256_of(base_path))
+    elif is_half(base_path):
+        _check_same(path, spec, metadata["base_sha256"], read_contract(base_path).weights_sha256)
+    return f"{name}={base_path}" if is_named else str(base_path)
+
+
+def _load_base(checkpoint: Checkpoint, device: str) -> networks.Network:
+    path, metadata = checkpoint.path, checkpoint.metadata
+    base = networks.load_network(_base_spec(checkpoint), device)
     _check_same(path, metadata["base"], metadata["base_sha256"], base.weights_sha256)
     if Embedder(base).contract.digest != metadata["base_contract"]:
         raise WeightsError(

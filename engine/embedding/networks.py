@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.embedding import delta, dlib_resnet, mobilefacenet, nn4_small2, onnx_network
 from engine.embedding.align import Alignment
 from engine.embedding.checkpoints import read_checkpoint
+from engine.embedding.half_weights import is_half
 from engine.errors import DeviceError, SettingsError
 from engine.types import Vectors
 
@@ -67,10 +68,11 @@ def load_network(spec: str, device: str = "auto", num_threads: int | None = None
     """Load a network by `spec`: a name, ``name=PATH``, or the path of a weight file.
 
     Of a bare path the kind is recognised: ``.dat`` is dlib's ResNet, ``.onnx`` any ONNX file, a folder
-    the CSV layers of nn4-small2 or a delta; ``.safetensors`` and ``.pt`` must name their ``architecture`` in
-    their metadata. `device` is auto, cpu or cuda. `num_threads` sets the CPU threads of torch for the whole
-    process and of onnxruntime for this network; None leaves torch's number. Raises SettingsError for an
-    unknown name, or one that needs a file; WeightsError for a file of another network; DeviceError.
+    the CSV layers of nn4-small2, a delta or float16 weights; these, ``.safetensors`` and ``.pt`` must name
+    their ``architecture`` in their metadata. `device` is auto, cpu or cuda. `num_threads` sets the CPU
+    threads of torch for the whole process and of onnxruntime for this network; None leaves torch's number.
+    Raises SettingsError for an unknown name, or one that needs a file; WeightsError for a file of another
+    network; DeviceError.
     """
     name, path = _split(spec)
     resolved = resolve_device(device)
@@ -205,11 +207,12 @@ def _split(spec: str) -> tuple[str, Path | None]:
 
 def _recognise(path: Path) -> str:
     """Name of the network that a weight file or folder is of."""
-    if path.is_dir():
+    is_folder = path.is_dir()
+    if is_folder and not is_half(path):
         return delta.NAME if delta.is_delta(path) else nn4_small2.NAME
-    if path.suffix in {".dat", ".onnx"}:
+    if not is_folder and path.suffix in {".dat", ".onnx"}:
         return dlib_resnet.NAME if path.suffix == ".dat" else onnx_network.NAME
-    if path.suffix not in {".safetensors", ".pt", ".pth"}:
+    if not is_folder and path.suffix not in {".safetensors", ".pt", ".pth"}:
         raise SettingsError(f"{path} is no weight file: known are .dat, .onnx, .safetensors, .pt and folders")
     name = read_checkpoint(path).metadata.get("architecture", "")
     # Of timm:NAME the loader reads the rest again.

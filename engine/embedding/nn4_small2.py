@@ -30,6 +30,7 @@ from engine.embedding.checkpoints import (
     sha256_of_state,
     threshold_of,
 )
+from engine.embedding.half_weights import is_half
 from engine.embedding.torch_network import Scaling, TorchNetwork
 from engine.errors import WeightsError
 
@@ -140,11 +141,12 @@ class Nn4Small2(nn.Module):
 
 
 def load(path: Path, device: str) -> TorchNetwork:
-    """Load nn4-small2 onto `device` from a folder of CSV layers, or a safetensors or torch file.
+    """Load nn4-small2 onto `device` from a folder of CSV layers or of float16, a safetensors or torch file.
 
     Raises WeightsError naming the tensors that are missing, extra or misshapen.
     """
-    checkpoint = _read_csv_folder(path) if path.is_dir() else read_checkpoint(path)
+    is_csv = path.is_dir() and not is_half(path)
+    checkpoint = _read_csv_folder(path) if is_csv else read_checkpoint(path)
     module = Nn4Small2()
     load_strictly(module, checkpoint.state, str(path))
     return _network(module, checkpoint, device)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from engine import config
 from engine.embedding.align import ALIGNMENTS, Alignment
-from engine.embedding.checkpoints import check_dimension, sha256_of
+from engine.embedding.checkpoints import check_dimension
 from engine.embedding.torch_network import check_crops
+from engine.embedding.weight_files import sha256_of
 from engine.errors import DeviceError, SettingsError, WeightsError
 from engine.types import Vectors
 

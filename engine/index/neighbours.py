@@ -37,7 +37,7 @@ OWN_PEOPLE_IDENTITIES_MIN = 1_000
 OWN_PEOPLE_PROBES_MAX = 4_000
 """People searched for: a share of .01 of them is known within a third."""
 BLOCK_PROBES = 512
-"""Searched at once: some 50 ms among 20,000 templates, and a second or less among a million."""
+"""Searched at once, and reported as progress: who ends a build waits for no more."""
 _SEED = 20_000_928
 
 Progress = Callable[[int, int], None]
@@ -103,12 +103,20 @@ def own_tops(generation: Generation, progress: Progress = _silent, *, alive: Ali
     return _told(similarities[:, 0], num_identities)
 
 
+def correction_of(settings: GallerySettings, *, is_auto_off: bool) -> CrowdingCorrection:
+    """What a build goes by; `is_auto_off` where a calibration says that AUTO corrects nothing."""
+    is_off = is_auto_off and settings.crowding is CrowdingCorrection.AUTO
+    return CrowdingCorrection.OFF if is_off else settings.crowding
+
+
 def lacks_neighbours(
     settings: GallerySettings,
     generation: Generation | None,
     num_identities: int,
     num_newer: int,
     crowding_templates_max: int,
+    *,
+    is_auto_off: bool,
 ) -> bool:
     """Whether a build would tell thresholds what they do not know of the people of a gallery.
 
@@ -117,7 +125,7 @@ def lacks_neighbours(
     """
     if settings.target_fpir is None:
         return False
-    correction = settings.crowding
+    correction = correction_of(settings, is_auto_off=is_auto_off)
     if generation is None:
         is_off = correction is CrowdingCorrection.OFF
         return num_identities >= (OWN_PEOPLE_IDENTITIES_MIN if is_off else CROWDING_IDENTITIES_MIN)

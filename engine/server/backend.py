@@ -87,17 +87,16 @@ class Backend(EmbedBackend):
     def thresholds(self) -> Iterator[tuple[str, GalleryThresholds, bool]]:
         """Thresholds of galleries with a target rate, by id, and whether their own people disagree.
 
-        Each is opened for it: ask for few.
+        Not of one that could be opened only in the place of another.
         """
         for info in self.infos():
             if info.settings.target_fpir is None:
                 continue
             # One that is closed, deleted or damaged meanwhile is not there.
             with contextlib.suppress(EngineError):
-                gallery = self.galleries.get(info.gallery_id)
-                thresholds = gallery.thresholds()
-                if thresholds.estimate is not None:
-                    yield gallery.gallery_id, thresholds, gallery.has_disagreement()
+                gallery = self.galleries.get_where_it_fits(info.gallery_id)
+                if gallery is not None:
+                    yield gallery.gallery_id, gallery.thresholds(), gallery.has_disagreement()
 
     def infos(self) -> Iterator[GalleryInfo]:
         """List all galleries, in order of their ids."""

@@ -6,12 +6,10 @@ data folder's lock until it noticed, and the next server could not start.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+from engine.processes import die_with_parent
 
 
 def main() -> int:
@@ -21,16 +19,8 @@ def main() -> int:
     """
     descriptor, parent_id = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(descriptor, False)
-    _die_with(parent_id)
+    # Also where it hangs; where the system cannot, the line does it.
+    die_with_parent(parent_id)
     from engine.server import worker
 
     return worker.main(descriptor)
-
-
-def _die_with(parent_id: int) -> None:
-    """Have the system end this process with its parent, also while it hangs; elsewhere the line does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_id:
-        # It died before the system was told.
-        os._exit(1)

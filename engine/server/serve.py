@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 import engine
-from engine.assembly import build_pipeline, read_calibrations
+from engine.assembly import build_pipeline, read_calibrations, warn_of_calibration
 from engine.galleries import Galleries
 from engine.logs import LOGGER, configure_logging
 from engine.server.backend import Backend
@@ -93,6 +93,7 @@ class Server:
         if settings.embedding.has_network:
             pipeline = build_pipeline(settings.embedding)
             self._parts.callback(pipeline.close)
+            warn_of_calibration(settings.embedding.model, pipeline.embedder.contract)
             pipeline.warm_up()
             self._backend.pipeline = pipeline
         self._telemetry.set_device(self._backend.device, settings.embedding.model)

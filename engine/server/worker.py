@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from engine.assembly import EmbeddingSettings, build_pipeline, read_calibrations
+from engine.assembly import EmbeddingSettings, build_pipeline, read_calibrations, warn_of_calibration
 from engine.errors import EngineError, WeightsError
 from engine.galleries import Galleries
 from engine.logs import LOGGER, configure_logging
@@ -182,6 +182,7 @@ class EmbedWorker(Worker):
         )
         pipeline = build_pipeline(_with_threads(settings.embedding, self._settings.embed_workers))
         parts.callback(pipeline.close)
+        warn_of_calibration(settings.embedding.model, pipeline.embedder.contract)
         found = EmbedderFound(msgspec.to_builtins(pipeline.embedder.contract), pipeline.embedder.device)
         expected = self._orders.embedder
         if expected is not None and expected.contract != found.contract:

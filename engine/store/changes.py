@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from engine import rules
 from engine.errors import EngineError, IdentityNotFoundError, TemplateNotFoundError
 from engine.store.enroll_plan import Plan, distinct, holds, make_plan
-from engine.store.records import IdentityRecord, Journal, State, TemplateRecord
+from engine.store.records import IdentityRecord, Journal, State, TemplateRecord, format_of
 from engine.store.tables import Reader, Writer
 from engine.types import (
     Enrollment,
@@ -251,6 +251,7 @@ def update_settings(writer: Writer, settings: GallerySettings) -> int:
     if writer.settings() == settings:
         return state.sequence
     writer.put_settings(settings)
+    state.format = format_of(settings)
     return _Change(writer, 0, state).finish()
 
 

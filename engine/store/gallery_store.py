@@ -26,7 +26,7 @@ from engine.store.environment import StoreSettings, translated
 from engine.store.epochs import Epoch
 from engine.store.folders import sync_folder
 from engine.store.group_commit import GroupCommit
-from engine.store.records import ReceiptRecord, State
+from engine.store.records import ReceiptRecord, State, format_of
 from engine.store.tables import Reader, Writer
 from engine.types import AnsweredBefore, EmbeddingContract, GallerySettings, Receipt, Vector
 
@@ -82,7 +82,7 @@ class GalleryStore:
         try:
             with translated(folder), epoch.environment.begin(write=True) as transaction:
                 writer = Writer(transaction, epoch.tables)
-                writer.put_state(State(contract.dimension, has_crops=gallery_settings.keep_crops))
+                writer.put_state(State(contract.dimension, format=format_of(gallery_settings)))
                 writer.put_contract(contract)
                 writer.put_settings(gallery_settings)
                 writer.put_create_time(round(create_time * 1e3))

@@ -1,8 +1,9 @@
 """Binary forms of what the store keeps, each with a checksum. Knows nothing of LMDB.
 
-Format 2, or 3 where the gallery keeps crops; format 1 is read, and differs from 2 only in having no table of
-attributes. All integers little-endian, but keys, which are big-endian so that LMDB keeps them in order.
-Records of identities and templates stay under 2,000 bytes: beyond that LMDB spills whole pages.
+Format 2; 3 where the gallery keeps crops, 4 where it decides otherwise than by one threshold. Format 1 is
+read, and differs from 2 only in having no table of attributes. All integers little-endian, but keys, which
+are big-endian so that LMDB keeps them in order. Records of identities and templates stay under 2,000 bytes:
+beyond that LMDB spills whole pages.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import numpy as np
 from engine.errors import CorruptDataError, NewerFormatError
 from engine.types import GallerySettings, Vector
 
-FORMAT_VERSION = 3
-"""1: the first. 2: attributes can be looked up, in a table of their own. 3: crops are kept, in another."""
-FORMAT_WITHOUT_CROPS = 2
-"""What a gallery that keeps no crops is written in: a version that knows none opens it. One that keeps them
-that version must refuse, since it would remove templates and leave their crops."""
+FORMAT_VERSION = 4
+"""1: the first. 2: attributes can be looked up, in a table of their own. 3: crops may be kept, in another. 4:
+settings may ask for rates, or for a REVIEW of what is ambiguous."""
+FORMAT_LEAST = 2
+"""What any gallery is written in, where its settings ask for no more; see `format_of`."""
+FORMAT_WITH_CROPS = 3
 
 ATTRIBUTE_KEY_BYTES = 16
 
@@ -98,8 +100,8 @@ class State:
     """Epoch that replaced this store; 0: it is the current one."""
     erase_sequence: int = 0
     """Last removal whose vectors were promised to be erased from every file, and may not be yet; 0: none."""
-    has_crops: bool = field(default=False, kw_only=True)
-    """Whether the gallery keeps crops: what makes it format 3."""
+    format: int = field(default=FORMAT_LEAST, kw_only=True)
+    """That the store is written in."""
 
 
 def key(number: int) -> bytes:
@@ -124,10 +126,21 @@ def attribute_key(name: str, value: str) -> bytes:
     return digest.digest()
 
 
+def format_of(settings: GallerySettings) -> int:
+    """Format of a gallery with these settings, which versions must refuse that would do it wrong.
+
+    One that knows no crops would remove templates and leave their crops; one that knows no rates would decide
+    by the contract's threshold.
+    """
+    if settings.target_fpir is not None or settings.target_fmr is not None or settings.ambiguity:
+        return FORMAT_VERSION
+    return FORMAT_WITH_CROPS if settings.keep_crops else FORMAT_LEAST
+
+
 def pack_state(state: State) -> bytes:
-    """State to bytes."""
-    *counters, has_crops = dataclasses.astuple(state)
-    return _seal(_STATE.pack(FORMAT_VERSION if has_crops else FORMAT_WITHOUT_CROPS, *counters))
+    """State to bytes; one of an older format becomes FORMAT_LEAST."""
+    *counters, found = dataclasses.astuple(state)
+    return _seal(_STATE.pack(max(found, FORMAT_LEAST), *counters))
 
 
 def unpack_state(data: bytes) -> State:
@@ -137,7 +150,7 @@ def unpack_state(data: bytes) -> State:
     if found > FORMAT_VERSION:
         raise NewerFormatError(f"the store has format {found}, this version reads up to {FORMAT_VERSION}")
     body = _open(data, "state")
-    return State(*_STATE.unpack(body)[1:], has_crops=found > FORMAT_WITHOUT_CROPS)
+    return State(*_STATE.unpack(body)[1:], format=found)
 
 
 def state_format(data: bytes) -> int:

@@ -72,12 +72,12 @@ def upgrade(environment: lmdb.Environment, tables: Tables) -> None:
     Raises NewerFormatError, CorruptDataError, and lmdb's errors.
     """
     with environment.begin() as transaction:
-        if Reader(transaction, tables).format() >= records.FORMAT_WITHOUT_CROPS:
+        if Reader(transaction, tables).format() >= records.FORMAT_LEAST:
             return
     with environment.begin(write=True) as transaction:
         writer = Writer(transaction, tables)
         # Once more, now that no other process can write: it may have done the work.
-        if writer.format() < records.FORMAT_WITHOUT_CROPS:
+        if writer.format() < records.FORMAT_LEAST:
             writer.upgrade()
 
 

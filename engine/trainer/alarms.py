@@ -44,7 +44,7 @@ class Alarms:
             raise TrainingError(
                 f"the {what} of step {step} is not finite (loss {loss}, gradient {gradient_norm}){before}",
                 hint="Lower optimizer.learning_rate, raise optimizer.warmup_steps, set optimizer.clip_norm,"
-                " or use precision float32; then train in a new folder. The last checkpoint is whole.",
+                " or use precision float32; then train in a new folder.",
             )
         self._last = [*self._last[1 - _STEPS_SHOWN :], f"step {step} loss {loss:.4g}"]
         self.num_collapsed = self.num_collapsed + 1 if spread < SPREAD_MIN else 0
@@ -65,14 +65,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory(num_pictures: int, does_fit: Callable[[int], bool], device: str) -> TrainingError:
+def out_of_memory(
+    num_pictures: int, does_fit: Callable[[int], bool], device: str, num_ranks: int = 1
+) -> TrainingError:
     """Say which batch would fit, by trying halves of `num_pictures`, the pictures of this process's part."""
     size = num_pictures // 2
     while size > 1 and not does_fit(size):
         size //= 2
     told = f"{size} pictures would fit" if size > 1 else "not even two pictures fit"
+    what = (
+        f"one process's part of a batch, {num_pictures} pictures,"
+        if num_ranks > 1
+        else (f"a batch of {num_pictures} pictures")
+    )
     return TrainingError(
-        f"a batch of {num_pictures} pictures does not fit into the memory of {device}: {told}",
+        f"{what} does not fit into the memory of {device}: {told}",
         hint="Lower batch.num_identities or batch.num_pictures, whose product is the batch; or train fewer"
         " stages (network.num_trainable_stages), in bfloat16, or on more devices.",
     )

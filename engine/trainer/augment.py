@@ -8,7 +8,7 @@ threads. Every random number is a hash of (seed, number of the draw). Blur and r
 of integers that float32 holds exactly (also as TF32), so that their sums have one value in any order.
 
 All of it is torch on whatever device the crops are on, but JPEG, which only a CPU can: crops on another
-device are left without, see `operations`.
+device are left without.
 
 Letters: n crops, s side of a crop in pixels.
 """
@@ -102,16 +102,6 @@ NO_AUGMENTATION = AugmentSettings(
 )
 """Crops as they are."""
 DEFAULT_SETTINGS = AugmentSettings()
-
-
-def operations(settings: AugmentSettings, device: torch.device | str = "cpu") -> tuple[str, ...]:
-    """Names of the changes that are really made on a device, in their order: for a run's records."""
-    is_cpu = torch.device(device).type == "cpu"
-    return tuple(
-        operation.__name__.lstrip("_")
-        for operation in _OPERATIONS
-        if getattr(settings, operation.__name__.lstrip("_")) > 0 and (is_cpu or operation is not _jpeg)
-    )
 
 
 def row_seeds(seed: int, step: int, num: int, first_place: int = 0) -> Seeds:

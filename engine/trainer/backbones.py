@@ -21,6 +21,7 @@ from engine.embedding.mapped_network import MappedNetwork, VectorMap
 from engine.embedding.networks import INCEPTION_RESNET, Network
 from engine.embedding.torch_network import Scaling, TorchNetwork
 from engine.errors import SettingsError, WeightsError
+from engine.trainer.settings import TrainSettings
 
 DIMENSION = 128
 """Template size of what starts from a seed, unless asked otherwise."""
@@ -145,6 +146,51 @@ def freeze_normalisation(backbone: Backbone) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
             vars(module)["train"] = types.MethodType(_stay, module)
+
+
+def backbone_of(settings: TrainSettings, weights: Path | None = None) -> Backbone:
+    """Make the network that a run trains, with the weights it starts from, or with those given."""
+    network = settings.network
+    start = Path(network.checkpoint) if network.checkpoint else None
+    backbone = build_backbone(
+        network.name,
+        dimension=network.dimension,
+        seed=settings.seed,
+        checkpoint=weights or start,
+        alignment=network.alignment,
+        is_from_scratch=network.is_from_scratch and weights is None,
+        num_hidden=network.num_hidden,
+        is_residual=network.is_residual,
+    )
+    if network.num_trainable_stages:
+        freeze(backbone, network.num_trainable_stages)
+    if network.is_normalisation_frozen:
+        freeze_normalisation(backbone)
+    return backbone
+
+
+def start_digest(backbone: Backbone) -> str:
+    """Digest of the weights that training starts from, those below a head with them."""
+    base = backbone.base.weights_sha256 if backbone.base else ""
+    return sha256_of_state(backbone.module.state_dict()) + base
+
+
+def check_start_share(backbone: Backbone, settings: TrainSettings) -> None:
+    """Refuse a share of the starting weights where batch normalisation learns.
+
+    Its statistics are those of the weights that they were taken with, not of weights in between. Raises
+    SettingsError.
+    """
+    is_learning = any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
+        for part in backbone.module.modules()
+    )
+    if settings.optimizer.start_share and is_learning:
+        raise SettingsError(
+            f"optimizer.start_share is {settings.optimizer.start_share:g}, but {backbone.name} has batch"
+            " normalisation, whose statistics would not be those of the weights in between",
+            hint="Set network.is_normalisation_frozen=true, or optimizer.start_share=0.",
+        )
 
 
 def as_network(backbone: Backbone, device: str = "cpu") -> Network:

@@ -60,16 +60,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def is_below_zero(self) -> bool:
-        """Whether the whole interval is below zero."""
-        return self.high < 0.0
-
-    @property
-    def is_above_zero(self) -> bool:
-        """Whether the whole interval is above zero."""
-        return self.low > 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class OpenSetIntervals:

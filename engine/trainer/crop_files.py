@@ -11,9 +11,10 @@ Every file is there whole or not at all, whenever the process is killed.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +24,14 @@ import msgspec
 import numpy as np
 
 from engine.errors import CorruptDataError, InvalidInputError
-from engine.store.folders import from_os_error, sync_folder
+from engine.outputs import cannot_write
+from engine.store.folders import sync_folder
 from engine.trainer.crop_set import CropRows, CropSet, digest_rows
 
 T = TypeVar("T")
 
-WRITTEN_CROPS = 1024
-"""Crops copied at once; bounds memory to some 70 MB."""
+FORMAT = 1
+"""Of the files in the folder; those of another number are made anew."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -92,26 +94,13 @@ def refusals_of(folder: Path, alignment: str) -> tuple[Refused, ...]:
     return tuple(_read_index(folder, alignment).refusals)
 
 
-def keep_crops(folder: Path, crops: CropSet) -> CropSet:
-    """Keep crops made elsewhere in a folder and open them there, in place of others of their alignment.
-
-    Raises StorageFullError, DataFolderError.
-    """
-    step = WRITTEN_CROPS
-    chunks = (crops.crops[start : start + step].tobytes() for start in range(0, len(crops), step))
-    kept = keep_pixels(folder, crops.alignment, crops.crops.shape, chunks)
-    same = dataclasses.replace(crops, crops=kept)
-    write_index(folder, same, Recipe(0, f"crops {crops.digest}", {}))
-    return same
-
-
 def keep_pixels(folder: Path, alignment: str, shape: tuple[int, ...], chunks: Iterable[bytes]) -> CropRows:
     """Write crops of a shape [n, s, s, 3], given as bytes in their order; until their index is written they
-    do not count. Raises StorageFullError, DataFolderError.
+    do not count. Raises StorageFullError, InvalidInputError.
     """
     place = folder / alignment
     make_folder(place)
-    with _os_errors(place):
+    with _writing(place):
         (place / "index").unlink(missing_ok=True)
         sync_folder(place)
 
@@ -126,7 +115,7 @@ def keep_pixels(folder: Path, alignment: str, shape: tuple[int, ...], chunks: It
 
 
 def write_index(folder: Path, crops: CropSet, recipe: Recipe, refusals: Iterable[Refused] = ()) -> None:
-    """Say whose the crops are that `keep_pixels` wrote. Raises StorageFullError, DataFolderError."""
+    """Say whose the crops are that `keep_pixels` wrote. Raises StorageFullError, InvalidInputError."""
     assert crops.row_digests is not None
     index = _Index(
         recipe,
@@ -139,21 +128,70 @@ def write_index(folder: Path, crops: CropSet, recipe: Recipe, refusals: Iterable
     write_value(folder / crops.alignment / "index", index)
 
 
+def keep_only(folder: Path, recipe: Recipe) -> None:
+    """Remove what was made from another recipe, the faces found with it, and note this one.
+
+    Raises InvalidInputError for a folder of other things, and as `make_folder`.
+    """
+    path = folder / "recipe"
+    others = [place for place in folder.iterdir() if place.name not in {"lock", "recipe", "recipe.part"}]
+    if not path.exists() and others:
+        raise InvalidInputError(
+            f"{folder} holds other things than crops of pictures, for example {others[0].name}",
+            hint="Give a new or empty folder for the crops.",
+        )
+    try:
+        old = read_value(path, Recipe) if path.exists() else None
+    except CorruptDataError:
+        old = None
+    if old == recipe:
+        return
+    if others:
+        is_source = old is not None and old.source_digest != recipe.source_digest
+        what = "source has" if is_source else "settings have"
+        sys.stderr.write(f"{folder}: the {what} changed since its crops were made: they are made anew\n")
+    for place in others:
+        if place.name == "faces" or any((place / name).exists() for name in ("parts", "crops.npy", "index")):
+            shutil.rmtree(place, ignore_errors=True)
+    write_value(path, recipe)
+
+
+def open_made(folder: Path, alignment: str, recipe: Recipe) -> CropSet | None:
+    """Crops that an earlier run made from that recipe; None where there are none, or they are damaged."""
+    if not is_kept(folder, alignment):
+        return None
+    try:
+        if recipe_of(folder, alignment) == recipe:
+            return open_crops(folder, alignment)
+    except CorruptDataError as error:
+        sys.stderr.write(f"{error.message}: its crops are made anew\n")
+    return None
+
+
+def kept_alignments(folder: Path) -> tuple[str, ...]:
+    """Names of the alignments whose crops are there to the end, sorted; none where there is no folder."""
+    return tuple(sorted(path.parent.name for path in folder.glob("*/index")))
+
+
 def is_kept(folder: Path, alignment: str) -> bool:
     """Whether crops of that alignment are there to the end."""
     return (folder / alignment / "index").exists()
 
 
 def write_value(path: Path, value: object) -> None:
-    """Write a value as MessagePack, in place of what is there. Raises StorageFullError, DataFolderError."""
+    """Write a value as MessagePack, in place of what is there. Raises StorageFullError, InvalidInputError."""
     data = msgspec.msgpack.encode(value)
     write_file(path, lambda file: file.write(data))
 
 
 def read_value(path: Path, kind: type[T]) -> T:
-    """Read a value back. Raises CorruptDataError where it is not what was written, DataFolderError."""
-    with _os_errors(path):
+    """Read a value back. Raises CorruptDataError where it is not what was written, InvalidInputError."""
+    try:
         data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(
+            f"{path} cannot be read: {error.strerror or error}", hint="Give a folder of crops that can be."
+        ) from error
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -161,9 +199,9 @@ def read_value(path: Path, kind: type[T]) -> T:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file, synced, in place of what is there. Raises StorageFullError, DataFolderError."""
+    """Write a file, synced, in place of what is there. Raises StorageFullError, InvalidInputError."""
     temporary = path.with_name(path.name + ".part")
-    with _os_errors(path):
+    with _writing(path):
         try:
             with temporary.open("wb") as file:
                 write(file)
@@ -176,8 +214,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder where there is none. Raises StorageFullError, DataFolderError."""
-    with _os_errors(path):
+    """Make a folder where there is none. Raises StorageFullError, InvalidInputError."""
+    with _writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -185,7 +223,7 @@ def make_folder(path: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder against others who would write into it; waits for them. Raises as `make_folder`."""
     make_folder(folder)
-    with _os_errors(folder):
+    with _writing(folder):
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -197,7 +235,8 @@ def locked(folder: Path) -> Iterator[None]:
 def _read_index(folder: Path, alignment: str) -> _Index:
     if not is_kept(folder, alignment):
         raise InvalidInputError(
-            f"{folder} holds no finished crops {alignment}", hint="Build them, or give another folder."
+            f"{folder} holds no finished crops {alignment}",
+            hint="Make them with identiface train run RUN --data SOURCE --crops FOLDER, or name another.",
         )
     index = read_value(folder / alignment / "index", _Index)
     if len(index.row_digests) != 32 * len(index.labels):
@@ -212,8 +251,8 @@ def _damaged(path: Path, what: str) -> CorruptDataError:
 
 
 @contextmanager
-def _os_errors(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise from_os_error(error, path) from error
+        raise cannot_write(path, error) from error

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import InvalidInputError
+from engine.errors import InvalidInputError, PreconditionError
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]
@@ -30,19 +30,22 @@ NAMED_MAX = 5
 class CropRows:
     """Rows of an array uint8[m, s, s, 3] of crops, in an order of their own; read where they are indexed.
 
-    A file is mapped, read-only, when it is first needed, and again in each process that this is sent to:
-    only path and row numbers travel. Nothing is copied until it is indexed.
+    A file is mapped, read-only, and again in each process that this is sent to: only path and row numbers
+    travel. A process that finds another file there, made by another run, reads nothing of it. Nothing is
+    copied until it is indexed.
     """
 
     def __init__(self, source: Path | Pixels, rows: Rows | None = None):
         """`rows` are int64[n], each below m; None: all, in their order. Raises as `_open_npy`."""
         self._path = source if isinstance(source, Path) else None
-        self._pixels: Pixels | None = _open_npy(source) if isinstance(source, Path) else source
-        num = len(self._pixels)
+        self._stamp = _stamp_of(source) if isinstance(source, Path) else None
+        self._pixels: Pixels | None = None if isinstance(source, Path) else source
+        pixels = self._source()
+        num = len(pixels)
         self._rows: Rows = np.arange(num) if rows is None else np.asarray(rows, np.int64)
         if self._rows.ndim != 1 or (len(self._rows) and not 0 <= self._rows.min() <= self._rows.max() < num):
             raise InvalidInputError(f"rows must be int64[n] of 0 to {num - 1}: that many crops there are")
-        self.shape = (len(self._rows), *self._pixels.shape[1:])
+        self.shape = (len(self._rows), *pixels.shape[1:])
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -56,7 +59,10 @@ class CropRows:
         return len(self._rows)
 
     def __getitem__(self, places: int | slice | Sequence[int] | NDArray[Any]) -> Pixels:
-        """Copy out a crop uint8[s, s, 3], or crops uint8[k, s, s, 3], as NumPy would index them."""
+        """Copy out a crop uint8[s, s, 3], or crops uint8[k, s, s, 3], as NumPy would index them.
+
+        Raises PreconditionError where the file is another one than when this was made.
+        """
         pixels: Pixels = np.array(self._source()[self._rows[places]])
         return pixels
 
@@ -83,7 +89,14 @@ class CropRows:
     def _source(self) -> Pixels:
         if self._pixels is None:
             assert self._path is not None
-            self._pixels = _open_npy(self._path)
+            pixels = _open_npy(self._path) if _stamp_of(self._path) == self._stamp else None
+            # Looked at again: it may have been replaced before it was mapped.
+            if pixels is None or _stamp_of(self._path) != self._stamp:
+                raise PreconditionError(
+                    f"the crops in {self._path.parent.parent} were made anew by another run",
+                    hint="Run the same command again, or give each run a folder of its own with --crops.",
+                )
+            self._pixels = pixels
         return self._pixels
 
 
@@ -206,6 +219,18 @@ def _check(crops: CropSet) -> None:
         )
     if any(a >= b for a, b in zip(crops.identities, crops.identities[1:], strict=False)):
         raise InvalidInputError("identities must be sorted and each there once")
+
+
+def _stamp_of(path: Path) -> tuple[int, ...]:
+    """What tells a file from the one that takes its place; empty where there is none.
+
+    A file that is still mapped somewhere keeps its number, so that no other has it.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _open_npy(path: Path) -> Pixels:

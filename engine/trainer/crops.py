@@ -38,22 +38,18 @@ from engine.embedding.align import Alignment, align
 from engine.embedding.detect import WINDOW_PX, Detector, DetectorSettings
 from engine.embedding.images import ImageLimits, decode
 from engine.embedding.pipeline import choose
-from engine.errors import (
-    CorruptDataError,
-    InvalidInputError,
-    InvalidPictureError,
-    PictureTooLargeError,
-)
+from engine.errors import InvalidInputError, InvalidPictureError, PictureTooLargeError
 from engine.trainer.crop_files import (
+    FORMAT,
     Recipe,
     Refused,
-    is_kept,
+    keep_only,
     keep_pixels,
     locked,
     make_folder,
     open_crops,
+    open_made,
     read_value,
-    recipe_of,
     refusals_of,
     write_index,
     write_value,
@@ -72,8 +68,6 @@ __all__ = [
     "refusals_of",
 ]
 
-FORMAT = 1
-"""Of the files in the folder; those of another number are made anew."""
 SHARD_PICTURES = 256
 """A few seconds of a core, which is what an interruption costs."""
 LOOKAHEAD = 4
@@ -140,15 +134,15 @@ def build_crops(
     """Find, cut out and keep the face of each picture, or open what an earlier run kept.
 
     Waits where another process builds in the same folder. `progress` shows a bar even where standard error
-    is no terminal. Raises InvalidInputError where no picture at all gives a crop, DeviceError,
-    StorageFullError, DataFolderError, CorruptDataError.
+    is no terminal. Raises InvalidInputError where no picture at all gives a crop or FOLDER
+    cannot be written, DeviceError, StorageFullError, CorruptDataError.
     """
     items, refused, digest = _list(source)
     # As it will be read back: tuples become lists.
     recipe = Recipe(FORMAT, digest, msgspec.json.decode(msgspec.json.encode(settings)))
     with locked(folder):
-        _keep_only(folder, recipe)
-        crops = _open_made(folder, alignment, recipe)
+        keep_only(folder, recipe)
+        crops = open_made(folder, alignment.name, recipe)
         if crops is None:
             build = _Build(source, folder, alignment, settings, device)
             build.run(items, progress=progress)
@@ -337,44 +331,9 @@ def _list(source: PictureSource) -> tuple[list[Any], list[Refused], str]:
         hashed.update(msgspec.msgpack.encode(told))
         items.append(one)
     if not items:
-        example = f", for example {refused[0].key}: {refused[0].reason}" if refused else ""
+        first = f"{refused[0].reason} {refused[0].detail}".rstrip() if refused else ""
+        example = f", for example {refused[0].key}: {first}" if refused else ""
         raise InvalidInputError(
             f"the source holds no picture that can be used, {len(refused):,} were refused{example}"
         )
     return items, refused, hashed.hexdigest()
-
-
-def _keep_only(folder: Path, recipe: Recipe) -> None:
-    """Remove what was made from another recipe; raise InvalidInputError for a folder of other things."""
-    path = folder / "recipe"
-    others = [place for place in folder.iterdir() if place.name not in {"lock", "recipe", "recipe.part"}]
-    if not path.exists() and others:
-        raise InvalidInputError(
-            f"{folder} holds other things than crops of pictures, for example {others[0].name}",
-            hint="Give a new or empty folder for the crops.",
-        )
-    try:
-        old = read_value(path, Recipe) if path.exists() else None
-    except CorruptDataError:
-        old = None
-    if old == recipe:
-        return
-    if others:
-        what = "source has" if old is not None and old.settings == recipe.settings else "settings have"
-        sys.stderr.write(f"{folder}: the {what} changed since its crops were made: they are made anew\n")
-    for place in others:
-        if place.name == "faces" or (place / "parts").exists() or (place / "index").exists():
-            shutil.rmtree(place, ignore_errors=True)
-    write_value(path, recipe)
-
-
-def _open_made(folder: Path, alignment: Alignment, recipe: Recipe) -> CropSet | None:
-    """Crops of an earlier run; None where there are none, or they are damaged."""
-    if not is_kept(folder, alignment.name):
-        return None
-    try:
-        if recipe_of(folder, alignment.name) == recipe:
-            return open_crops(folder, alignment.name)
-    except CorruptDataError as error:
-        sys.stderr.write(f"{error.message}: its crops are made anew\n")
-    return None

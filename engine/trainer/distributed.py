@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from engine.errors import SettingsError
+from engine.errors import SettingsError, TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Ranks:
 ALONE = Ranks()
 PATIENCE = dt.timedelta(hours=6)
 """How long processes wait for the first, which validates and makes files alone."""
+
+_LEFT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""How gloo says that a process is gone; nccl raises a DistError."""
 
 
 def join(device: str) -> Ranks:
@@ -96,6 +101,37 @@ def synchronise(module: nn.Module) -> None:
         elif _has_statistics(child):
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
             setattr(module, name, convert(child))
+
+
+@contextmanager
+def apart(module: nn.Module) -> Iterator[None]:
+    """Keep a forward pass below `module` from waiting for other processes within a `with`.
+
+    Synchronised batch normalisation takes the statistics that it has.
+    """
+    synchronised = [part for part in module.modules() if isinstance(part, nn.SyncBatchNorm) and part.training]
+    for part in synchronised:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in synchronised:
+            part.train()
+
+
+@contextmanager
+def naming_who_left(ranks: Ranks) -> Iterator[None]:
+    """Raise TrainingError where another process ended while this one waited for it within a `with`."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_left = isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in _LEFT)
+        if ranks.num_ranks == 1 or not is_left:
+            raise
+        raise TrainingError(
+            f"process {ranks.rank} of {ranks.num_ranks} lost the others: one of them has ended",
+            hint="Look for what that one said last.",
+        ) from error
 
 
 def gather(vectors: Tensor, ranks: Ranks) -> Tensor:

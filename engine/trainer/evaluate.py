@@ -26,7 +26,7 @@ from tqdm import tqdm
 from engine import metrics
 from engine.errors import EngineError, InvalidInputError
 from engine.metrics import NO_TEMPLATE, Similarities
-from engine.trainer.pairs import Pair, PairSet, read_pairs
+from engine.trainer.pairs import Pair, PairSet
 from engine.trainer.verification import ComparedPairs
 from engine.types import EmbeddedFace, EmbeddingContract, FaceChoice, Vectors
 
@@ -111,34 +111,6 @@ class PairsReport:
         values = dataclasses.asdict(self)
         conditions: dict[str, Any] = values.pop("conditions")
         return {**values, **conditions}
-
-
-def evaluate_pairs(
-    pipeline: PicturePipeline,
-    root: Path,
-    pairs_path: Path,
-    *,
-    choice: FaceChoice = FaceChoice.CENTRE,
-    min_face_px: int = MIN_FACE_PX,
-    progress: bool = False,
-) -> PairsReport:
-    """Embed every picture of a list of pairs once and judge the pairs.
-
-    `root` holds a folder for each person. `progress` shows a bar even where standard error is no terminal.
-    Raises InvalidInputError for a malformed list, missing pictures (before any work), choice ALL, or where
-    no picture at all gave a template.
-    """
-    if choice is FaceChoice.ALL:
-        raise InvalidInputError("a pair compares one face of each picture: choose centre or largest, not all")
-    pairs = read_pairs(pairs_path, root)
-    start = time.monotonic()
-    templates = embed_pictures(
-        pipeline, pairs.pictures, choice=choice, min_face_px=min_face_px, progress=progress
-    )
-    seconds = time.monotonic() - start
-    report = judge_pairs(pairs, pair_similarities(pairs, templates), templates.num_not_detected)
-    conditions = conditions_of(pipeline, len(pairs.pictures), choice, min_face_px, seconds)
-    return dataclasses.replace(report, conditions=conditions)
 
 
 def conditions_of(

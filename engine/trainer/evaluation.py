@@ -6,13 +6,15 @@ Joins the parts; knows nothing of how vectors were made, how rates are counted o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.errors import InvalidInputError
 from engine.trainer.bootstrap import (
     DEFAULT_SETTINGS,
     BootstrapSettings,
@@ -21,9 +23,13 @@ from engine.trainer.bootstrap import (
 )
 from engine.trainer.evaluate import FARS as FARS_OF_FOLDS
 from engine.trainer.evaluate import (
+    MIN_FACE_PX,
     PairsReport,
+    PicturePipeline,
     PictureTemplates,
     compared_pairs,
+    conditions_of,
+    embed_pictures,
     judge_pairs,
     pair_similarities,
 )
@@ -37,6 +43,7 @@ from engine.trainer.groups import (
 )
 from engine.trainer.open_set import (
     FPIRS,
+    Labels,
     Name,
     OpenSetReport,
     judge_measured,
@@ -55,6 +62,7 @@ from engine.trainer.verification import (
     compare_all,
     judge_verification,
 )
+from engine.types import FaceChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,32 @@ class IdentificationEvaluation:
         }
 
 
+def evaluate_pairs(
+    pipeline: PicturePipeline,
+    pairs: PairSet,
+    *,
+    choice: FaceChoice = FaceChoice.CENTRE,
+    min_face_px: int = MIN_FACE_PX,
+    progress: bool = False,
+    extras: Extras = NO_EXTRAS,
+) -> PairsEvaluation:
+    """Embed every picture of a list of pairs once and judge the pairs.
+
+    `progress` shows a bar even where standard error is no terminal. Raises InvalidInputError for choice ALL,
+    where a picture cannot be read, and where no picture at all gave a template.
+    """
+    if choice is FaceChoice.ALL:
+        raise InvalidInputError("a pair compares one face of each picture: choose centre or largest, not all")
+    start = time.monotonic()
+    templates = embed_pictures(
+        pipeline, pairs.pictures, choice=choice, min_face_px=min_face_px, progress=progress
+    )
+    seconds = time.monotonic() - start
+    conditions = conditions_of(pipeline, len(pairs.pictures), choice, min_face_px, seconds)
+    similarities = pair_similarities(pairs, templates)
+    return evaluate_folds(pairs, similarities, templates.num_not_detected, conditions, extras)
+
+
 def evaluate_folds(
     pairs: PairSet,
     similarities: np.ndarray[Any, np.dtype[np.float64]],
@@ -131,8 +165,11 @@ def evaluate_folds(
 def evaluate_named_folds(
     pairs: PairSet, labelled: LabelledVectors, conditions: Mapping[str, Any], extras: Extras = NO_EXTRAS
 ) -> PairsEvaluation:
-    """Judge pairs in folds of vectors that are known by their keys: see `pairs.read_named_pairs`."""
-    row_of = {Path(key).stem: row for row, key in enumerate(labelled.keys)}
+    """Judge pairs in folds of vectors that are known by their keys: see `pairs.read_named_pairs`.
+
+    Raises InvalidInputError where a picture of the pairs is two vectors'.
+    """
+    row_of = _rows_by_stem(labelled.keys, {path.name for path in pairs.pictures})
     rows = np.array([row_of[path.name] for path in pairs.pictures])
     vectors = labelled.vectors[rows].astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -144,7 +181,11 @@ def evaluate_named_folds(
 
 
 def evaluate_all_pairs(labelled: LabelledVectors, extras: Extras = NO_EXTRAS) -> PairsEvaluation:
-    """Judge every pair of a set of labelled vectors. Raises as `compare_all` and `judge_verification`."""
+    """Judge every pair of a set of labelled vectors.
+
+    Raises as `compare_all` and `judge_verification`, and where no row is a template.
+    """
+    _check_templates(labelled)
     compared = compare_all(labelled.vectors, labelled.labels, same=_same(labelled, extras))
     return _evaluate_compared(compared, FARS_OF_ALL_PAIRS, None, extras)
 
@@ -157,7 +198,13 @@ def evaluate_roles(
     fpirs: Sequence[float] = FPIRS,
     extras: Extras = NO_EXTRAS,
 ) -> IdentificationEvaluation:
-    """Judge identification of labelled vectors by the part that each plays."""
+    """Judge identification of labelled vectors by the part that each plays.
+
+    Raises as `measure_open_set` and `judge_measured`, where no row is a template, and where groups name
+    nobody.
+    """
+    _check_templates(labelled)
+    _check_groups(extras.groups, labelled.labels)
     gallery, mated, strangers = (
         (labelled.vectors[rows], labelled.labels[rows])
         for rows in (roles.gallery, roles.mated, roles.strangers)
@@ -177,6 +224,7 @@ def evaluate_roles(
 def _evaluate_compared(
     compared: ComparedPairs, fars: Mapping[str, float], folds: PairsReport | None, extras: Extras
 ) -> PairsEvaluation:
+    _check_groups(extras.groups, compared.people)
     rates = judge_verification(compared, fars)
     return PairsEvaluation(
         folds=folds,
@@ -185,6 +233,41 @@ def _evaluate_compared(
         groups=judge_verification_groups(compared, rates, extras.groups),
         plots=() if extras.plots is None else plot_verification({extras.name: compared}, extras.plots),
     )
+
+
+def _check_templates(labelled: LabelledVectors) -> None:
+    if labelled.num_not_detected == len(labelled.labels):
+        raise InvalidInputError(
+            f"none of {len(labelled.labels)} vectors or pictures has a template: give pictures that can be"
+            " read and show a face, and vectors that are not all zeros"
+        )
+
+
+def _check_groups(groups: Groups, people: Labels) -> None:
+    """Refuse groups that name nobody judged; of a file for many sets some names may be of another."""
+    named = {name for values in groups.values() for name in values}
+    judged = {str(person) for person in np.unique(people).tolist()}
+    if groups and not named & judged:
+        raise InvalidInputError(
+            f"the groups hold attributes of {len(named)} identities, but of none of the {len(judged)} judged:"
+            f" name them as these are named, like {min(judged)}"
+        )
+
+
+def _rows_by_stem(keys: Sequence[str], wanted: Collection[str]) -> dict[str, int]:
+    """Look up the row of each wanted picture by its name without folder and suffix."""
+    row_of: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        stem = Path(key).stem
+        if stem not in wanted:
+            continue
+        if stem in row_of:
+            raise InvalidInputError(
+                f"picture {stem} of the pairs is two vectors': {keys[row_of[stem]]} (row {row_of[stem] + 1})"
+                f" and {key} (row {row + 1}); leave one out, or name one otherwise"
+            )
+        row_of[stem] = row
+    return row_of
 
 
 def _same(labelled: LabelledVectors, extras: Extras) -> list[tuple[Name, Name]]:

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.embedding import mapped_network, networks, onnx_network
-from engine.embedding.checkpoints import replaced_when_whole, write_safetensors
+from engine.embedding import delta, half_weights, mapped_network, networks, onnx_network
+from engine.embedding.checkpoints import write_safetensors
+from engine.embedding.dlib_resnet import DlibResNet
 from engine.embedding.embed import Embedder
 from engine.embedding.mapped_network import VectorMap
 from engine.embedding.onnx_network import OnnxSettings
 from engine.embedding.torch_network import TorchNetwork
+from engine.embedding.weight_files import replaced_when_whole, sha256_of
 from engine.errors import SettingsError, WeightsError
 from engine.outputs import make_folder, whole_file
 from engine.trainer.backbones import Backbone, as_network
@@ -33,6 +35,8 @@ PARITY_MAX = 1e-5
 """Largest difference of one number of a template between torch and an exported ONNX file."""
 PARITY_CROPS = 4
 SIDECAR_SUFFIX = ".json"
+BASE_PREFIX = "base-"
+"""Before the name of a head's base where it is copied beside the head."""
 
 
 def export_safetensors(
@@ -50,35 +54,71 @@ def export_safetensors(
     model card stands. A head is written beside its base. Raises SettingsError for a suffix other than
     ``.safetensors`` or a threshold that is no similarity, WeightsError where a tensor is not finite.
     """
+    entries = _entries(backbone, path, threshold, mirror)
+    check_suffix(path, ".safetensors")
+    _check_finite(backbone.module, path)
+    write_safetensors(path, backbone.module, {**(metadata or {}), **entries})
+    return networks.load_network(str(path), "cpu").weights_sha256
+
+
+def check_suffix(path: Path, suffix: str) -> None:
+    """Refuse a file of another suffix with a SettingsError."""
+    if path.suffix != suffix:
+        raise SettingsError(f"{path} should end with {suffix}: by that it is recognised when it is served")
+
+
+def export_folder(
+    backbone: Backbone,
+    folder: Path,
+    *,
+    threshold: float | None = None,
+    mirror: bool | None = None,
+    card: str = "",
+) -> str:
+    """Write the network as a new folder of float16 files of a bounded size; the hex sha256 of its weights.
+
+    dlib's ResNet is written as its difference to the packaged weights, under the folder's name
+    (`embedding.delta`), every other network whole (`embedding.half_weights`), a head beside its base. `card`
+    is the text of a model card. Raises as `export_safetensors`, and SettingsError for a folder that is there.
+    """
+    _check_finite(backbone.module, folder)
+    entries = _entries(backbone, folder, threshold, mirror)
+    if isinstance(backbone.module, DlibResNet):
+        is_mirrored = entries["mirror"] == "true"
+        at = float(entries["threshold"])
+        delta.write_delta(backbone.module, folder, threshold=at, mirror=is_mirrored, card=card)
+    else:
+        half_weights.write(folder, backbone.module, entries, card)
+    return networks.load_network(str(folder), "cpu").weights_sha256
+
+
+def _entries(backbone: Backbone, path: Path, threshold: float | None, mirror: bool | None) -> dict[str, str]:
+    """Metadata by which what is written at `path` is served."""
     contract_threshold = backbone.threshold if threshold is None else threshold
     is_mirrored = backbone.mirror if mirror is None else mirror
-    _check(path, ".safetensors", contract_threshold)
-    _check_finite(backbone.module, path)
-    entries = {**(metadata or {}), "threshold": repr(float(contract_threshold))}
+    _check_threshold(contract_threshold)
+    entries = {"threshold": repr(float(contract_threshold))}
     if backbone.base is not None:
-        if is_mirrored:
-            raise SettingsError("a head does not mirror: its base's templates do where they should")
+        _check_no_mirror(is_mirrored)
         base_spec, module = _head_of(backbone)
-        mapped_network.write_mapped(path, base_spec, backbone.base, module, entries)
-    else:
-        scaling = backbone.scaling
-        entries |= {
-            "architecture": backbone.name,
-            "alignment": backbone.alignment.name,
-            "mirror": "true" if is_mirrored else "false",
-            "dimension": str(backbone.dimension),
-            "mean_rgb": ",".join(map(repr, scaling.mean_rgb)),
-            "divisor": repr(scaling.divisor),
-        }
-        write_safetensors(path, backbone.module, entries)
-    return networks.load_network(str(path), "cpu").weights_sha256
+        return mapped_network.metadata_of(path, base_spec, backbone.base, module, entries)
+    scaling = backbone.scaling
+    return {
+        **entries,
+        "architecture": backbone.name,
+        "alignment": backbone.alignment.name,
+        "mirror": "true" if is_mirrored else "false",
+        "dimension": str(backbone.dimension),
+        "mean_rgb": ",".join(map(repr, scaling.mean_rgb)),
+        "divisor": repr(scaling.divisor),
+    }
 
 
 def with_base_in(backbone: Backbone, path: Path) -> Backbone:
     """Copy the weights of a head's base beside `path`, and give the same head over that copy.
 
     So a run can be over weights of any place. What has no base, or one known by name, stays as it is. Raises
-    InvalidInputError, StorageFullError.
+    SettingsError where another file has the copy's name, InvalidInputError, StorageFullError.
     """
     spec = backbone.base_spec
     if spec is None or spec in networks.ARCHITECTURES:
@@ -86,11 +126,15 @@ def with_base_in(backbone: Backbone, path: Path) -> Backbone:
     name, separator, rest = spec.partition("=")
     is_named = bool(separator) and name in networks.ARCHITECTURES
     base = Path(rest if is_named else spec)
-    copied = path.with_name(f"base-{base.name}")
     if base.resolve().parent == path.resolve().parent:
         return backbone
+    is_copy = base.name.startswith(BASE_PREFIX) and base.name != path.name
+    copied = path.with_name(base.name if is_copy else f"{BASE_PREFIX}{base.name}")
     if base.is_dir():
-        _copy_folder(base, copied)
+        make_folder(copied)
+        for file in base.iterdir():
+            if file.is_file():
+                _copy(file, copied / file.name)
     else:
         _copy(base, copied)
         sidecar = base.with_name(base.name + SIDECAR_SUFFIX)
@@ -99,14 +143,14 @@ def with_base_in(backbone: Backbone, path: Path) -> Backbone:
     return dataclasses.replace(backbone, base_spec=f"{name}={copied}" if is_named else str(copied))
 
 
-def _copy_folder(source: Path, target: Path) -> None:
-    make_folder(target)
-    for file in source.iterdir():
-        if file.is_file():
-            _copy(file, target / file.name)
-
-
 def _copy(source: Path, target: Path) -> None:
+    """Copy a file, unless it is there already; another head may be served over what is there."""
+    if target.exists():
+        if sha256_of(target) != sha256_of(source):
+            raise SettingsError(
+                f"{target} is there already, and is not {source}", hint="Name a place in another folder."
+            )
+        return
     with whole_file(target) as file, source.open("rb") as read:
         shutil.copyfileobj(read, file)
 
@@ -127,14 +171,14 @@ def export_onnx(
     templates differ by more, or a tensor is not finite.
     """
     contract_threshold = backbone.threshold if threshold is None else threshold
-    _check(path, ".onnx", contract_threshold)
+    check_suffix(path, ".onnx")
+    _check_threshold(contract_threshold)
     _check_finite(backbone.module, path)
     network = as_network(backbone)
     module, scaling_of = _whole(network)
     mirrored = network.mirror if mirror is None else mirror
-    if mirrored and backbone.base is not None:
-        raise SettingsError("a head does not mirror: its base's templates do where they should")
-    model = _traced(module, network.alignment.size_px)
+    if backbone.base is not None:
+        _check_no_mirror(mirrored)
     settings = OnnxSettings(
         mean=scaling_of.scaling.mean_rgb,
         scale=scaling_of.scaling.divisor,
@@ -143,16 +187,20 @@ def export_onnx(
         threshold=contract_threshold,
     )
     with replaced_when_whole(path) as partial:
-        partial.write_bytes(model.SerializeToString())
+        partial.write_bytes(_traced(module, network.alignment.size_px).SerializeToString())
         difference = _parity(network, partial, settings)
-    with replaced_when_whole(path.with_name(path.name + SIDECAR_SUFFIX)) as partial:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
+        # Before the model takes its name: without these settings it would be served under others.
+        with replaced_when_whole(path.with_name(path.name + SIDECAR_SUFFIX)) as sidecar:
+            sidecar.write_bytes(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
     return difference
 
 
-def _check(path: Path, suffix: str, threshold: float) -> None:
-    if path.suffix != suffix:
-        raise SettingsError(f"{path} should end with {suffix}: by that it is recognised when it is served")
+def _check_no_mirror(is_mirrored: bool) -> None:
+    if is_mirrored:
+        raise SettingsError("a head does not mirror: its base's templates do where they should")
+
+
+def _check_threshold(threshold: float) -> None:
     if not -1.0 <= threshold <= 1.0:
         raise SettingsError(f"threshold {threshold} is no similarity between -1 and 1")
 

@@ -23,6 +23,8 @@ from engine.trainer.settings import OptimizerSettings, TrainSettings
 from engine.trainer.spread import collapse_figures
 
 MOMENTUM = 0.9
+STATES = {"adamw": 2, "sgd": 1}
+"""Tensors as large as all that learns, that an optimizer keeps."""
 SEED_STRIDE = 1_000_003
 """Between the seeds of neighbouring steps: a prime, so that runs of neighbouring seeds share no step's."""
 
@@ -86,7 +88,7 @@ class Learner:
             p for module in (self.faces, self.objective) for p in module.parameters() if p.requires_grad
         ]
         self.optimizer = _optimizer(self.faces, self.objective, settings.optimizer)
-        self.average = [p.detach().clone() for p in self.faces.parameters()]
+        self.average = [values.detach().clone() for values in learnt(self.faces)]
         self._start = [p.clone() for p in self.average]
 
     def forward_backward(self, pixels: Tensor, labels: Tensor, step: int) -> Figures:
@@ -113,15 +115,26 @@ class Learner:
         # Else the average of a short run would be mostly its start.
         decay = min(self.settings.optimizer.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            for kept, now in zip(self.average, self.faces.parameters(), strict=True):
+            for kept, now in zip(self.average, learnt(self.faces), strict=True):
                 kept.lerp_(now, 1.0 - decay)
         return rate
 
     def does_fit(self, num_pictures: int, pixels: Tensor) -> bool:
-        """Whether the network's part of a step fits into memory with so many of these pictures."""
+        """Whether the network's part of a step fits into memory with so many of these pictures.
+
+        Nothing in it waits for other processes: they are in a step that this one has left.
+        """
         self.optimizer.zero_grad(set_to_none=True)
+        learning = [p for p in self.faces.parameters() if p.requires_grad]
         try:
-            self.faces(pixels[:num_pictures]).sum().backward()
+            # What the first move adds: the optimizer's own.
+            num_states = 0 if self.optimizer.state else STATES[self.settings.optimizer.kind]
+            _states = [torch.empty_like(p) for p in self.parameters for _ in range(num_states)]
+            with distributed.apart(self.faces):
+                total = self.faces(pixels[:num_pictures]).sum()
+            if learning:
+                # Unlike `backward` it runs none of the hooks that average gradients over processes.
+                torch.autograd.grad(total, learning, allow_unused=True)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -163,7 +176,7 @@ class Averaged:
         self._kept: list[Tensor] = []
 
     def __enter__(self) -> nn.Module:
-        self._kept = [p.detach().clone() for p in self._faces.parameters()]
+        self._kept = [values.detach().clone() for values in learnt(self._faces)]
         self._put(self._values)
         return self._faces.eval()
 
@@ -173,8 +186,14 @@ class Averaged:
 
     def _put(self, values: list[Tensor]) -> None:
         with torch.no_grad():
-            for now, value in zip(self._faces.parameters(), values, strict=True):
+            for now, value in zip(learnt(self._faces), values, strict=True):
                 now.copy_(value)
+
+
+def learnt(faces: nn.Module) -> list[Tensor]:
+    """All that training moves: the weights, and the running statistics of batch normalisation."""
+    statistics = (values for values in faces.buffers() if values.is_floating_point())
+    return [*faces.parameters(), *statistics]
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine.errors import DeviceError, InvalidInputError, SettingsError
+from engine.errors import DeviceError, EngineError, InvalidInputError, SettingsError, TrainingError
 from engine.trainer.augment import DEFAULT_SETTINGS, AugmentSettings, augment, row_seeds
 from engine.trainer.crop_set import CropSet
 
 Rows = NDArray[np.int64]
 
+WORKER_DIED = "DataLoader worker (pid"
+"""How torch says that one ended, as by kill -9."""
 AHEAD = 2
 """Batches that each worker makes before they are asked for; bounds memory."""
 WORKERS_MAX = 64
@@ -138,18 +140,29 @@ class Loader:
             return
         made = iter(self._workers(steps))
         try:
-            yield from made
+            for one in made:
+                if isinstance(one, EngineError):
+                    raise one
+                yield one
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # What is lost first, the process or what it was sending, is a matter of luck.
+            if isinstance(error, RuntimeError) and WORKER_DIED not in str(error):
+                raise
+            raise TrainingError(
+                "a process that reads and augments batches was killed",
+                hint="Where memory was short, take fewer --workers; the same command goes on.",
+            ) from error
         finally:
             # Else they would live on for as long as anybody holds the traceback of an error.
             made._shutdown_workers()  # type: ignore[attr-defined]
 
-    def _workers(self, steps: range) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _workers(self, steps: range) -> DataLoader[tuple[Tensor, Tensor] | EngineError]:
         # Workers are forked from a process of few threads that has imported all of this once: a new one takes
         # a hundredth of the seconds that importing torch does.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         return DataLoader(
-            self._steps,
+            _Sent(self._steps),
             batch_size=None,
             sampler=steps,
             num_workers=min(self._num_workers, len(steps)),
@@ -179,7 +192,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class _Steps(Dataset[tuple[Tensor, Tensor]]):
+class _Steps:
     """Pixels uint8[n, s, s, 3] and labels int64[n] of each step; can be pickled, then without `pixels`."""
 
     def __init__(self, crops: CropSet, sampler: Sampler, settings: AugmentSettings, seed: int):
@@ -197,6 +210,22 @@ class _Steps(Dataset[tuple[Tensor, Tensor]]):
         else:
             pixels = self.pixels[places.to(self.pixels.device)]
         return augment(pixels, seeds, self._settings), self._labels[places]
+
+
+class _Sent(Dataset[tuple[Tensor, Tensor] | EngineError]):
+    """What a worker sends of each step: its crops, or the error that the caller shall raise.
+
+    An error that is raised in a worker would arrive with a traceback for its message, without its hint.
+    """
+
+    def __init__(self, steps: _Steps):
+        self._steps = steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | EngineError:
+        try:
+            return self._steps[step]
+        except EngineError as error:
+            return error
 
 
 def _upload(crops: CropSet, device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,13 @@ from engine.embedding.embed import Embedder
 from engine.errors import InvalidInputError, WeightsError
 from engine.trainer import alarms, checkpoint_files, distributed, trunk
 from engine.trainer.alarms import Alarms
-from engine.trainer.backbones import Backbone, as_network, build_backbone, freeze, freeze_normalisation
+from engine.trainer.backbones import (
+    Backbone,
+    as_network,
+    backbone_of,
+    check_start_share,
+    start_digest,
+)
 from engine.trainer.crop_set import CropSet
 from engine.trainer.distributed import ALONE, Ranks
 from engine.trainer.export import export_safetensors, with_base_in
@@ -44,7 +50,7 @@ from engine.trainer.progress import Progress
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.sampler import PKSampler
 from engine.trainer.settings import BatchSettings, TrainSettings
-from engine.trainer.validate import halve, validate
+from engine.trainer.validate import halve, rounded_threshold, validate
 
 
 class Batches(Protocol):
@@ -113,13 +119,13 @@ def train(
     options: Options,
     backbone: Backbone | None = None,
 ) -> Ended:
-    """Train from where the run is to its end, or until it is asked to pause.
+    """Train from where the run is to its end, or until it is asked to pause; one that is done stays as it is.
 
     `backbone` is what `backbone_of` makes of these settings, where the caller had to make it already.
     SIGINT, SIGTERM and `stop_after_s` end it after the step in hand, with a checkpoint. Raises TrainingError
-    where an alarm or short memory ends it, PreconditionError where the folder holds another run, WeightsError
-    for a checkpoint that cannot be used, SettingsError and InvalidInputError where settings and data cannot
-    go together.
+    where an alarm, short memory or the end of another process ends it, PreconditionError where the folder
+    holds another run, WeightsError for a checkpoint that cannot be used, SettingsError and InvalidInputError
+    where settings and data cannot go together.
     """
     ranks = options.ranks
     if options.num_threads is not None:
@@ -127,13 +133,17 @@ def train(
     backbone = backbone or backbone_of(settings)
     # Before anything is written: what is refused leaves no folder that other settings would not fit.
     _check(backbone, settings, data, ranks)
-    if ranks.is_first:
-        run.open(settings, {**data.described(), "start": _digest(backbone)})
-    distributed.wait(ranks)
     try:
-        return _train(run, backbone, settings, data, options)
+        with distributed.naming_who_left(ranks):
+            if ranks.is_first:
+                run.open(settings, {**data.described(), "start": start_digest(backbone)})
+            if not distributed.any_of(ranks.is_first and run.is_finished, ranks, options.device):
+                return _train(run, backbone, settings, data, options)
     finally:
         run.close()
+    if ranks.is_first:
+        sys.stderr.write(f"this run is done: {run.network}\n")
+    return Ended(settings.num_steps, is_done=True, network=run.network)
 
 
 def _train(
@@ -142,7 +152,7 @@ def _train(
     ranks = options.ranks
     learner, loader = _parts(run, backbone, settings, data, options)
     watch = Alarms()
-    step = _resume(run, learner, watch, options)
+    step, losses = _resume(run, learner, watch, options)
     if ranks.is_first:
         run.rewind(step)
     progress = Progress(
@@ -150,6 +160,7 @@ def _train(
         step,
         settings,
         _sampler(settings, data.training, ranks).global_batch_size,
+        losses,
         is_first=ranks.is_first,
         is_bar_shown=options.is_bar_shown,
     )
@@ -159,14 +170,13 @@ def _train(
             _validate(run, learner, backbone, data, step, options)
         with _stop_asked(options.stop_after_s) as is_asked:
             for batch in loader.batches(step, settings.num_steps):
-                figures = _step(learner, watch, batch, options)
-                rate = learner.move(batch.step)
+                figures, rate = _step(learner, watch, batch, options)
                 step = batch.step + 1
                 progress.show(step, figures, rate)
                 is_over = distributed.any_of(is_asked(), ranks, options.device)
                 is_last = step == settings.num_steps
                 if is_over or is_last or step % settings.checkpoint_every_steps == 0:
-                    _checkpoint(run, learner, watch, step, options)
+                    _checkpoint(run, learner, watch, step, progress)
                 if _is_judged(step, settings):
                     _validate(run, learner, backbone, data, step, options)
                 if is_over:
@@ -180,33 +190,6 @@ def _train(
         _finish(run, learner, backbone, settings, data)
     distributed.wait(ranks)
     return Ended(step, is_done=True, network=run.network)
-
-
-def _digest(backbone: Backbone) -> str:
-    """Of the weights that training starts from, those below a head with them."""
-    base = backbone.base.weights_sha256 if backbone.base else ""
-    return sha256_of_state(backbone.module.state_dict()) + base
-
-
-def backbone_of(settings: TrainSettings, weights: Path | None = None) -> Backbone:
-    """Make the network that a run trains, with the weights it starts from, or with those given."""
-    network = settings.network
-    start = Path(network.checkpoint) if network.checkpoint else None
-    backbone = build_backbone(
-        network.name,
-        dimension=network.dimension,
-        seed=settings.seed,
-        checkpoint=weights or start,
-        alignment=network.alignment,
-        is_from_scratch=network.is_from_scratch and weights is None,
-        num_hidden=network.num_hidden,
-        is_residual=network.is_residual,
-    )
-    if network.num_trainable_stages:
-        freeze(backbone, network.num_trainable_stages)
-    if network.is_normalisation_frozen:
-        freeze_normalisation(backbone)
-    return backbone
 
 
 def _check(backbone: Backbone, settings: TrainSettings, data: Data, ranks: Ranks) -> None:
@@ -225,6 +208,7 @@ def _check(backbone: Backbone, settings: TrainSettings, data: Data, ranks: Ranks
             )
         halve(data.validation, settings.seed)
     _sampler(settings, data.training, ranks)
+    check_start_share(backbone, settings)
 
 
 def _num_singles(batch: BatchSettings, crops: CropSet, ranks: Ranks) -> int:
@@ -290,16 +274,18 @@ def _features(
     return trunk.keep_features(crops, give, weights, run.trunk), module
 
 
-def _resume(run: RunFolder, learner: Learner, watch: Alarms, options: Options) -> int:
-    """Take the newest checkpoint and give its step, 0 where there is none."""
+def _resume(run: RunFolder, learner: Learner, watch: Alarms, options: Options) -> tuple[int, Sequence[float]]:
+    """Take the newest checkpoint; give its step, 0 where there is none, and the losses not noted yet."""
     path = checkpoint_files.newest(run.checkpoints)
     if path is None:
-        return 0
+        return 0, ()
     state = checkpoint_files.load(path, options.device)
     try:
         learner.load(state["learner"])
         watch.num_collapsed = int(state["num_collapsed"])
         step = int(state["step"])
+        # Checkpoints of earlier versions have none.
+        losses = [float(loss) for loss in state.get("losses", [])]
     except (RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(
             f"checkpoint {path} is not of this run: {error}",
@@ -307,29 +293,31 @@ def _resume(run: RunFolder, learner: Learner, watch: Alarms, options: Options) -
         ) from error
     if options.ranks.is_first:
         sys.stderr.write(f"going on from step {step:,} ({path.name})\n")
-    return step
+    return step, losses
 
 
-def _checkpoint(run: RunFolder, learner: Learner, watch: Alarms, step: int, options: Options) -> None:
-    if options.ranks.is_first:
+def _checkpoint(run: RunFolder, learner: Learner, watch: Alarms, step: int, progress: Progress) -> None:
+    if learner.ranks.is_first:
         state = {"learner": learner.state(), "num_collapsed": watch.num_collapsed, "step": step}
+        state["losses"] = progress.losses
         checkpoint_files.save(run.checkpoints, step, state)
 
 
-def _step(learner: Learner, watch: Alarms, batch: Batch, options: Options) -> Figures:
-    """One step's loss and gradients, looked at before they move anything."""
+def _step(learner: Learner, watch: Alarms, batch: Batch, options: Options) -> tuple[Figures, float]:
+    """One step, its loss and gradients looked at before they move anything; with the learning rate used."""
     pixels = batch.pixels.to(options.device, non_blocking=True)
     labels = batch.labels.to(options.device, non_blocking=True)
     try:
         figures = learner.forward_backward(pixels, labels, batch.step)
+        watch.check(batch.step, figures.loss, figures.gradient_norm, figures.spread)
+        return figures, learner.move(batch.step)
     except (RuntimeError, MemoryError) as error:
         if not alarms.is_out_of_memory(error):
             raise
-    else:
-        watch.check(batch.step, figures.loss, figures.gradient_norm, figures.spread)
-        return figures
     # Out of the except clause: its traceback holds the tensors that did not fit.
-    raise alarms.out_of_memory(len(pixels), lambda num: learner.does_fit(num, pixels), options.device)
+    raise alarms.out_of_memory(
+        len(pixels), lambda num: learner.does_fit(num, pixels), options.device, options.ranks.num_ranks
+    )
 
 
 def _is_judged(step: int, settings: TrainSettings) -> bool:
@@ -356,10 +344,15 @@ def _finish(
     run: RunFolder, learner: Learner, backbone: Backbone, settings: TrainSettings, data: Data
 ) -> None:
     """Write the averaged weights as a network that is served by its path, and the card that describes it."""
+    judged = run.notes("validation")
+    threshold = rounded_threshold(judged[-1]) if judged else None
     # The network comes last: where it is there, the run is finished.
-    write_card(run, settings, data.described())
+    num_unseen = 0
+    if not _num_singles(settings.batch, data.training, learner.ranks):
+        num_unseen = int((data.training.counts == 1).sum())
+    write_card(run, settings, data.described(), num_unseen)
     with learner.averaged():
-        export_safetensors(with_base_in(backbone, run.network), run.network)
+        export_safetensors(with_base_in(backbone, run.network), run.network, threshold=threshold)
 
 
 @contextmanager

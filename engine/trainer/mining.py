@@ -22,6 +22,7 @@ its own positive. A batch without a positive or without a negative gives no trip
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +34,12 @@ from engine.trainer.comparisons import Comparison, is_positive
 from engine.trainer.metric_learning import metric_learning
 
 NUM_TRIPLETS_MAX = 2**24
-"""Triplets that `all` and `semihard-window` may list before any is dropped: 400 MB of row numbers."""
+"""Triplets that `all` and `semihard-window` may choose from: 400 MB of row numbers, and as many again while
+they are put together."""
 SCANNED_POSITIVES_MAX = 16
 """Positives of an anchor, on average, up to which `semihard` scans all negatives for each of them."""
 SCANNED_BLOCK = 2**20
-"""Distances that it looks at together: 4 MB."""
+"""Distances that a miner looks at together: 4 MB. Triplets of more are listed block after block."""
 WEIGHTED_DISTANCE_MIN = 0.5
 """L2 distance of unit vectors below which no negative is made likelier: Wu et al.'s cut-off."""
 WEIGHTED_DISTANCE_MAX = 1.4
@@ -138,10 +140,12 @@ def mine_semihard_window(
 
     Raises InvalidInputError where there are more than NUM_TRIPLETS_MAX triplets to choose from.
     """
-    _check_num_triplets(labels, reference_labels)
-    miners = metric_learning("miners")
-    miner = miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard", distance=_Given(distances))
-    return _mine(miner, distances, labels, reference_labels)
+
+    def keep(anchors: Tensor, positives: Tensor) -> Tensor:
+        farther = distances[anchors] - distances[anchors, positives][:, None]
+        return (farther > 0.0) & (farther <= margin)
+
+    return _listed(labels, reference_labels, keep)
 
 
 @torch.no_grad()
@@ -161,11 +165,7 @@ def mine_all(labels: Tensor, reference_labels: Tensor) -> Triplets:
 
     Raises InvalidInputError where there are more than NUM_TRIPLETS_MAX.
     """
-    _check_num_triplets(labels, reference_labels)
-    has_own = len(reference_labels) == len(labels)
-    library = metric_learning("utils.loss_and_miner_utils")
-    rows = library.get_all_triplets_indices(labels, labels if has_own else reference_labels)
-    return _without_self(*rows)
+    return _listed(labels, reference_labels)
 
 
 @torch.no_grad()
@@ -196,6 +196,28 @@ def mine_distance_weighted(comparison: Comparison, seed: int) -> Triplets:
 def seed_of_step(seed: int, step: int) -> int:
     """Give a seed of its own to each step of a run."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _listed(
+    labels: Tensor, reference_labels: Tensor, keep: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Triplets:
+    """List triplets by anchor, positive and negative, in blocks of positive pairs.
+
+    `keep` gives bool[b, m], which references b positive pairs take as negatives, if not all.
+    """
+    is_same = is_positive(labels, reference_labels)
+    is_negative = labels[:, None] != reference_labels[None, :]
+    _check_num_triplets(is_same, is_negative)
+    pairs = is_same.nonzero()
+    found = [pairs.new_empty(3, 0)]
+    for block in torch.split(pairs, max(1, SCANNED_BLOCK // max(len(reference_labels), 1))):
+        anchors, positives = block.T
+        taken = is_negative[anchors]
+        if keep is not None:
+            taken &= keep(anchors, positives)
+        rows, negatives = taken.nonzero(as_tuple=True)
+        found.append(torch.stack([anchors[rows], positives[rows], negatives]))
+    return Triplets(*torch.cat(found, dim=1))
 
 
 class _Given(nn.Module):
@@ -230,13 +252,11 @@ def _none(labels: Tensor) -> Triplets:
     return Triplets(empty, empty, empty)
 
 
-def _check_num_triplets(labels: Tensor, reference_labels: Tensor) -> None:
-    num_positives = is_positive(labels, reference_labels).sum(1)
-    num_negatives = (labels[:, None] != reference_labels[None, :]).sum(1)
-    num_triplets = int((num_positives * num_negatives).sum())
+def _check_num_triplets(is_same: Tensor, is_negative: Tensor) -> None:
+    num_triplets = int((is_same.sum(1) * is_negative.sum(1)).sum())
     if num_triplets > NUM_TRIPLETS_MAX:
         raise InvalidInputError(
-            f"{len(labels)} anchors and {len(reference_labels)} references make {num_triplets} triplets, more"
+            f"{is_same.shape[0]} anchors and {is_same.shape[1]} references make {num_triplets} triplets, more"
             f" than {NUM_TRIPLETS_MAX}",
             hint="Choose a smaller batch or memory, or the miner semihard, hard or distance-weighted.",
         )

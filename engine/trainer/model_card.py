@@ -6,6 +6,7 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting". Knows nothing of 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from engine.outputs import whole_file
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.settings import TrainSettings
+from engine.trainer.validate import fpirs_untold
 
 _LIMITS = """\
 - It is as good as the figures above on people like those; on others it may be worse, and differently so for
@@ -24,14 +26,14 @@ _LIMITS = """\
 - Ask those whose faces you train on and enroll."""
 
 
-def write_card(run: RunFolder, settings: TrainSettings, data: Mapping[str, Any]) -> None:
+def write_card(run: RunFolder, settings: TrainSettings, data: Mapping[str, Any], num_unseen: int) -> None:
     """Write RUN/model-card.md from what the run's folder holds. Raises StorageFullError."""
     with whole_file(run.card) as file:
-        file.write(card(run, settings, data).encode())
+        file.write(card(run, settings, data, num_unseen).encode())
 
 
-def card(run: RunFolder, settings: TrainSettings, data: Mapping[str, Any]) -> str:
-    """Give the card as Markdown."""
+def card(run: RunFolder, settings: TrainSettings, data: Mapping[str, Any], num_unseen: int) -> str:
+    """Give the card as Markdown; `num_unseen` people have one picture, and no batch takes such."""
     network, environment = settings.network, json.loads((run.path / "environment.json").read_text("utf-8"))
     learning = (
         f"its last {network.num_trainable_stages} stages" if network.num_trainable_stages else "all of it"
@@ -49,8 +51,9 @@ def card(run: RunFolder, settings: TrainSettings, data: Mapping[str, Any]) -> st
         f"- Network: {network.name}, {learning} trained, from {start}",
         f"- Loss: {settings.objective.loss}; {settings.num_steps:,} steps of"
         f" {settings.batch.num_identities} people with {settings.batch.num_pictures} pictures",
-        f"- Learnt from {data['num_pictures']:,} pictures of {data['num_identities']:,} people"
-        f" (digest {data['training'][:16]})",
+        f"- Learnt from {data['num_pictures'] - num_unseen:,} pictures of"
+        f" {data['num_identities'] - num_unseen:,} people (digest {data['training'][:16]})"
+        + (f"; {num_unseen:,} more with one picture were never drawn" if num_unseen else ""),
         f"- Judged by {judged}" + (f" (digest {data['validation'][:16]})" if held else ""),
         f"- Made on {environment['processor'] or environment['machine']}, {environment['cuda'] or 'no GPU'},"
         f" torch {environment['versions'].get('torch', '?')}",
@@ -79,4 +82,16 @@ def _table(notes: list[dict[str, Any]]) -> list[str]:
         return ["Nobody was held out: nothing is known of how well it does."]
     names = [name for name in notes[0] if name != "kind"]
     head = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return [*head, *("| " + " | ".join(f"{note[name]:.4g}" for name in names) + " |" for note in notes)]
+    rows = ["| " + " | ".join(f"{note[name]:.4g}" for name in names) + " |" for note in notes]
+    return [*head, *rows, *_untold(notes[-1])]
+
+
+def _untold(figures: Mapping[str, Any]) -> list[str]:
+    """Name the FPIRs that too few strangers were there for, as `evaluate open-set` does."""
+    lines = []
+    for fpir in fpirs_untold(figures):
+        judged_by = (
+            f"too few strangers: judged by {figures['num_strangers']:.0f} pictures of them, as of FPIR 0"
+        )
+        lines += ["", f"FNIR at FPIR {fpir:g}: {judged_by}; fewer than {math.ceil(1 / fpir)} cannot tell it."]
+    return lines

@@ -33,7 +33,9 @@ PAIR_LOSSES = ("contrastive", "pair-hinge")
 HEAD_LOSSES = ("arcface", "cosface")
 
 Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0.0)]
+NUMBER_MAX = 1e6
+"""Of settings without a limit of their own: keeps out what is not finite, in float32 too."""
+Positive = Annotated[float, Meta(gt=0.0, le=NUMBER_MAX)]
 
 
 class ObjectiveSettings(Settings, frozen=True, kw_only=True):
@@ -70,7 +72,7 @@ class ObjectiveSettings(Settings, frozen=True, kw_only=True):
     slowly."""
     memory_start_step: Count = 0
     """Step from which on vectors are remembered: those of a network that still moves fast mislead."""
-    global_threshold_weight: Annotated[float, Meta(ge=0.0)] = 0.0
+    global_threshold_weight: Annotated[float, Meta(ge=0.0, le=NUMBER_MAX)] = 0.0
     """Weight of a further term for which one threshold must serve all identities; 0: none."""
     global_threshold_share: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.05
     """Share of strangers that may pass it, in a gallery of the batch and the memory. Shares much below 1 over

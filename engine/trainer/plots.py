@@ -36,21 +36,22 @@ def plot_verification(networks: Mapping[str, ComparedPairs], folder: Path) -> tu
     curves = {name: _roc(pairs) for name, pairs in networks.items()}
 
     def roc(axes: Any) -> None:
+        left = _edge(far for far, _ in curves.values())
         for name, (far, tar) in curves.items():
-            axes.step(far, tar, where="post", label=name)
-        axes.set(xscale="log", xlim=(_edge(far for far, _ in curves.values()), 1.0), ylim=(0.0, 1.005))
+            _step(axes, np.maximum(far, left), tar, _label(name, has_errors=_has_errors(far, 1.0 - tar)))
+        axes.set(xscale="log", xlim=(_below(left), 1.0), ylim=(0.0, 1.0))
         axes.set(xlabel="false accept rate", ylabel="true accept rate", title="Verification: ROC")
 
     def det(axes: Any) -> None:
         low = _edge(1.0 - tar for _, tar in curves.values())
         left = _edge(far for far, _ in curves.values())
         for name, (far, tar) in curves.items():
-            errors = np.maximum(1.0 - tar, low)
-            axes.step(np.maximum(far, left), errors, where="post", label=name, clip_on=False, zorder=3)
-        axes.set(xscale="log", yscale="log", xlim=(left, 1.0), ylim=(low, 1.0))
+            label = _label(name, has_errors=_has_errors(far, 1.0 - tar))
+            _step(axes, np.maximum(far, left), np.maximum(1.0 - tar, low), label)
+        axes.set(xscale="log", yscale="log", xlim=(_below(left), 1.0), ylim=(_below(low), 1.0))
         axes.set(xlabel="false accept rate", ylabel="false reject rate", title="Verification: DET")
 
-    return _draw(folder, {"roc.png": roc, "det.png": det}, has_legend=len(networks) > 1)
+    return _draw(folder, {"roc.png": roc, "det.png": det})
 
 
 def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Path) -> tuple[Path, ...]:
@@ -64,8 +65,9 @@ def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Pat
     def cmc(axes: Any) -> None:
         for name, measured in networks.items():
             shares = metrics.cmc(measured.ranks, num_ranks)
-            axes.plot(np.arange(1, num_ranks + 1), shares, marker=".", label=name)
-        axes.set(ylim=(min(axes.get_ylim()[0], 0.99), 1.002), xlim=(0.5, num_ranks + 0.5))
+            label = _label(name, has_errors=shares[0] < 1.0)
+            axes.plot(np.arange(1, num_ranks + 1), shares, marker=".", label=label, clip_on=False, zorder=3)
+        axes.set(ylim=(min(axes.get_ylim()[0], 0.99), 1.0), xlim=(0.5, num_ranks + 0.5))
         axes.set(xlabel="rank", ylabel="share of mated probes", title=f"Identification: CMC, N = {sizes}")
         axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -76,20 +78,14 @@ def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Pat
         low = _edge(fnir for _, fnir in curves.values())
         left = _edge(fpir for fpir, _ in curves.values())
         for name, (fpir, fnir) in curves.items():
-            axes.step(
-                np.maximum(fpir, left),
-                np.maximum(fnir, low),
-                where="post",
-                label=name,
-                clip_on=False,
-                zorder=3,
-            )
-        axes.set(xscale="log", yscale="log", xlim=(left, 1.0), ylim=(low, 1.0))
+            label = _label(name, has_errors=_has_errors(fpir, fnir))
+            _step(axes, np.maximum(fpir, left), np.maximum(fnir, low), label)
+        axes.set(xscale="log", yscale="log", xlim=(_below(left), 1.0), ylim=(_below(low), 1.0))
         axes.set(xlabel="FPIR", ylabel="FNIR, rank 1", title=f"Open set: DET, N = {sizes}")
 
     if curves:
         drawings["det.png"] = det
-    return _draw(folder, drawings, has_legend=len(networks) > 1)
+    return _draw(folder, drawings)
 
 
 def open_set_curve(measured: OpenSetSimilarities) -> tuple[Similarities, Similarities]:
@@ -125,16 +121,36 @@ def _edge(curves: Iterable[Similarities]) -> float:
     return float(min(max(min(smallest) / 1.5, RATE_MIN), 0.1))
 
 
-def _draw(
-    folder: Path, drawings: Mapping[str, Callable[[Any], None]], *, has_legend: bool
-) -> tuple[Path, ...]:
+def _below(edge: float) -> float:
+    """End of a logarithmic axis that reaches to 1: rates of 0, drawn at the edge, stay off the frame."""
+    return float(edge**1.04)
+
+
+def _has_errors(accepted: Similarities, rejected: Similarities) -> bool:
+    """Whether no threshold keeps all strangers out and lets everybody else in."""
+    return not ((accepted == 0.0) & (rejected == 0.0)).any()
+
+
+def _label(name: str, *, has_errors: bool) -> str:
+    """A network's name as a legend takes it: a file may be called anything."""
+    shown = name.encode(errors="replace").decode().replace("$", r"\$")
+    if shown.startswith("_"):
+        # matplotlib leaves such labels out.
+        shown = f" {shown}"
+    return shown if has_errors else f"{shown}: no errors"
+
+
+def _step(axes: Any, x: Similarities, y: Similarities, label: str) -> None:
+    axes.step(x, y, where="post", label=label, clip_on=False, zorder=3)
+
+
+def _draw(folder: Path, drawings: Mapping[str, Callable[[Any], None]]) -> tuple[Path, ...]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise SettingsError(
-            "plots need matplotlib: pip install 'identiface[train]'",
-            hint="pip install 'identiface[train]', or leave --plots out.",
+            "plots need matplotlib", hint="Run: pip install 'identiface[train]', or leave --plots out."
         ) from error
     paths = []
     for name, draw in drawings.items():
@@ -144,8 +160,7 @@ def _draw(
         axes = figure.add_subplot()
         draw(axes)
         axes.grid(visible=True, which="major", alpha=0.3)
-        if has_legend:
-            axes.legend(frameon=False)
+        axes.legend(frameon=False)
         path = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +173,7 @@ def _draw(
 
 def check_plots(folder: Path) -> None:
     """Refuse what would fail only after the work: no matplotlib, or a folder that cannot be made."""
-    _draw(folder, {}, has_legend=False)
+    _draw(folder, {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

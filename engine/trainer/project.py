@@ -69,6 +69,8 @@ class ProjectionSettings(Settings, frozen=True, kw_only=True):
     """Of `trained`."""
     num_resamples: Annotated[int, Meta(ge=1)] = 1000
     """Of the held-out people, for the intervals."""
+    threshold: Annotated[float, Meta(ge=-1.0, le=1.0)] | None = None
+    """Of the mapped contract; None: accepts as many non-mated pairs of the people learnt on as the base's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class ProjectionReport:
     cost: OpenSetIntervals
     """The map's rates less those of the full templates, resampled over the held-out people."""
     threshold: float
-    """Of the mapped contract: accepts as many non-mated pairs of the people learnt on as the base's does."""
+    """Of the mapped contract, see `ProjectionSettings.threshold`."""
 
     def as_json(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -117,7 +119,7 @@ def learn_projection(
 
     `vectors` are templates float[n, d] with labels [n]; rows of zeros (no template) are left out. `threshold`
     is that of the base's contract. Raises InvalidInputError where the dimension is not below the base's, or
-    there are too few people or pictures for it.
+    there are too few people or pictures for it, or the threshold cannot be mapped by them.
     """
     rows, of = unit_rows(vectors, labels, "templates")
     has_template = np.flatnonzero(np.linalg.norm(rows, axis=1))
@@ -133,6 +135,8 @@ def learn_projection(
         raise InvalidInputError(
             f"{len(learning[0])} pictures to learn on: a map to {settings.dimension} numbers needs as many"
         )
+    # Before the work: what cannot be mapped is known from the base's templates.
+    far = _far_to_keep(*learning, threshold, settings.seed) if settings.threshold is None else 0.0
     is_centred = _is_centred_better(*learning, settings)
     fitted, kept_share = fit_pca(learning[0], settings.dimension, is_centred=is_centred)
     measured = _measure(judging[0], judging[1], settings.seed)
@@ -143,6 +147,10 @@ def learn_projection(
         learnt = refine(fitted, *learning, settings)
         of_learnt = _measure(project(learnt, judging[0]), judging[1], settings.seed)
         trained = judge_measured(of_learnt, fpirs)
+    resampling = BootstrapSettings(num_resamples=settings.num_resamples, seed=settings.seed)
+    mapped = settings.threshold
+    if mapped is None:
+        mapped = _same_far(project(learnt, learning[0]), learning[1], far, settings.seed)
     report = ProjectionReport(
         dimension_from=rows.shape[1],
         dimension=settings.dimension,
@@ -154,13 +162,8 @@ def learn_projection(
         full=judge_measured(measured, fpirs),
         pca=judge_measured(of_pca, fpirs),
         trained=trained,
-        cost=paired_bootstrap(
-            measured,
-            of_learnt,
-            fpirs,
-            BootstrapSettings(num_resamples=settings.num_resamples, seed=settings.seed),
-        ),
-        threshold=_same_far(learning[0], project(learnt, learning[0]), learning[1], threshold, settings.seed),
+        cost=paired_bootstrap(measured, of_learnt, fpirs, resampling),
+        threshold=mapped,
     )
     return learnt, report
 
@@ -266,17 +269,38 @@ def _is_centred_better(
     return missed[1] < missed[0]
 
 
-def _same_far(
-    templates: NDArray[np.float64], mapped: Vectors, labels: NDArray[Any], threshold: float, seed: int
-) -> float:
-    """Give the mapped threshold that accepts as many non-mated pairs as `threshold` does of the full ones."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:ROWS_MAX])
-    first, second = np.triu_indices(len(chosen), k=1)
-    is_different = np.asarray(labels[chosen][first] != labels[chosen][second])
-    first, second = first[is_different], second[is_different]
-    full = (templates[chosen] @ templates[chosen].T)[first, second]
-    units, _ = unit_rows(mapped[chosen], np.arange(len(chosen)), "mapped templates")
-    similarities = (units @ units.T)[first, second]
-    share = metrics.fpir(full, threshold)
-    (point,) = metrics.tar_at_far(similarities, similarities, [share])
+def _far_to_keep(templates: ArrayLike, labels: NDArray[Any], threshold: float, seed: int) -> float:
+    """Give the share of non-mated pairs that reach `threshold`.
+
+    Raises InvalidInputError where none or all do: many mapped thresholds would keep that, and none of these
+    people can tell which is right.
+    """
+    similarities = _non_mated(templates, labels, seed)
+    share = metrics.fpir(similarities, threshold)
+    if 0.0 < share < 1.0:
+        return share
+    told = "none" if share == 0.0 else "each"
+    raise InvalidInputError(
+        f"the base's threshold {threshold:.4f} cannot be mapped: {told} of {len(similarities):,} pairs of"
+        f" different people reaches it, whose similarities are {similarities.min():.4f} to"
+        f" {similarities.max():.4f}",
+        hint="Give the map's own by --threshold, a base whose threshold lies among these, or more people.",
+    )
+
+
+def _same_far(mapped: Vectors, labels: NDArray[Any], far: float, seed: int) -> float:
+    """Give the mapped threshold that accepts the share `far` of non-mated pairs."""
+    similarities = _non_mated(mapped, labels, seed)
+    (point,) = metrics.tar_at_far(similarities, similarities, [far])
     return float(np.clip(point.threshold, -1.0, 1.0))
+
+
+def _non_mated(vectors: ArrayLike, labels: NDArray[Any], seed: int) -> NDArray[np.float64]:
+    """Similarities of all pairs of different people among at most ROWS_MAX rows, drawn by seed."""
+    units, of = unit_rows(vectors, labels, "templates")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(of))[:ROWS_MAX])
+    first, second = np.triu_indices(len(chosen), k=1)
+    is_different = np.asarray(of[chosen][first] != of[chosen][second])
+    similarities = units[chosen] @ units[chosen].T
+    kept: NDArray[np.float64] = similarities[first[is_different], second[is_different]]
+    return kept

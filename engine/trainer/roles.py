@@ -18,6 +18,8 @@ from engine.errors import InvalidInputError
 from engine.trainer.open_set import Labels, Name
 
 Rows = NDArray[np.int64]
+PEOPLE_MIN = 2
+"""Identities of a closed set: the only one would always come first."""
 NAMED_MAX = 5
 """How many names an error names; all are counted."""
 
@@ -33,7 +35,15 @@ class Roles:
 
 
 def closed_roles(labels: Labels) -> Roles:
-    """Enroll everybody. Raises InvalidInputError where nobody has a second row to ask with."""
+    """Enroll everybody.
+
+    Raises InvalidInputError for fewer than two identities, and where nobody has a second row to ask with.
+    """
+    num_people = len(np.unique(labels))
+    if num_people < PEOPLE_MIN:
+        raise InvalidInputError(
+            f"{num_people} identities to be told apart: give vectors or pictures of {PEOPLE_MIN} or more"
+        )
     return _roles(labels, np.ones(len(labels), dtype=np.bool_), np.zeros(len(labels), dtype=np.bool_))
 
 
@@ -75,7 +85,8 @@ def _roles(labels: Labels, is_enrolled: NDArray[np.bool_], is_stranger: NDArray[
     mated = np.setdiff1d(rows, gallery)
     if len(mated) == 0:
         raise InvalidInputError(
-            f"{len(gallery)} identities are enrolled and none has a second picture: there is no mated probe"
+            f"{len(gallery)} identities are enrolled and none has a second picture: there is no mated probe;"
+            " enroll somebody with two or more"
         )
     return Roles(gallery, mated, np.flatnonzero(is_stranger))
 

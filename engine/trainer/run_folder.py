@@ -17,8 +17,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,13 +27,24 @@ import msgspec
 import torch
 
 from engine.errors import PreconditionError, SettingsError
-from engine.outputs import make_folder, whole_file
+from engine.outputs import cannot_write, make_folder, whole_file
 from engine.trainer.settings import TrainSettings
 
 PACKAGES = ("identiface", "torch", "numpy", "facenet-pytorch", "pytorch-metric-learning", "timm")
 FORMAT = 1
 LOCK = ".lock"
 """In a run's folder; held while a process trains there."""
+DIFFERENCES_MAX = 5
+"""Of two runs, told one by one; of more, their number."""
+_DATA = (
+    ("the people to learn from differ", {"training", "num_pictures", "num_identities"}),
+    (
+        "the people to judge by differ",
+        {"validation", "num_validation_pictures", "num_validation_identities"},
+    ),
+    ("the weights to start from differ", {"start"}),
+)
+"""Digests and numbers of a run's data, in words."""
 
 
 class RunFolder:
@@ -48,6 +60,27 @@ class RunFolder:
         self._board: Any = None
         self._lock: IO[str] | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all that a run comes to is written: the card, and after it the network."""
+        return self.network.exists() and self.card.exists()
+
+    def check(self) -> None:
+        """Refuse, before the work, a place that can hold no run; makes and leaves nothing.
+
+        Raises PreconditionError for a folder of other things, StorageFullError, InvalidInputError where
+        nothing can be written.
+        """
+        path = self.path.absolute()
+        try:
+            place = next(place for place in (path, *path.parents) if place.exists())
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        if place == path:
+            self._refuse_other_things()
+
     def open(self, settings: TrainSettings, data: Mapping[str, Any]) -> None:
         """Begin a run here, or go on with the one that is.
 
@@ -57,33 +90,37 @@ class RunFolder:
         make_folder(self.path)
         asked = {"format": FORMAT, "settings": msgspec.to_builtins(settings), "data": dict(data)}
         file = self.path / "settings.json"
+        self._refuse_other_things()
         if not file.exists():
-            # What a run killed at its very beginning leaves is no other thing.
-            if any(not _is_of_beginning(place.name) for place in self.path.iterdir()):
-                raise PreconditionError(
-                    f"{self.path} is not empty and holds no run", hint="Name a new folder for the run."
-                )
             self._take()
             write_json(self.path / "environment.json", environment())
             write_json(file, asked)
             return
         self._take()
-        there = _read_json(file)
-        different = [
-            f"{key} was {there_value!r}, now {asked_value!r}"
-            for key, there_value, asked_value in _differences(there, json.loads(json.dumps(asked)))
-        ]
+        different = _told(_differences(_read_settings(file), json.loads(json.dumps(asked))))
         if different:
             self.close()
+            num_more = len(different) - DIFFERENCES_MAX
+            more = f"; and {num_more} more" if num_more > 0 else ""
             raise PreconditionError(
-                f"{self.path} holds another run: {'; '.join(different)}",
+                f"{self.path} holds another run: {'; '.join(different[:DIFFERENCES_MAX])}{more}",
                 hint="Name a new folder, or give the settings and data of the run that is there.",
+            )
+
+    def _refuse_other_things(self) -> None:
+        if (self.path / "settings.json").exists():
+            return
+        # What a run killed at its very beginning leaves is no other thing.
+        if any(not _is_of_beginning(place.name) for place in self.path.iterdir()):
+            raise PreconditionError(
+                f"{self.path} is not empty and holds no run", hint="Name a new folder for the run."
             )
 
     def _take(self) -> None:
         """Hold the folder until `close` or the process's end: two would spoil each other's files."""
         if self._lock is None:
-            self._lock = (self.path / LOCK).open("w")
+            # Not "w", which makes the file a new one: a run that is done is left as it is.
+            self._lock = (self.path / LOCK).open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -101,9 +138,15 @@ class RunFolder:
         self._board = _board(self.path / "tensorboard", step)
 
     def note(self, step: int, figures: Mapping[str, float], kind: str = "train") -> None:
-        """Add figures of a step to metrics.jsonl and TensorBoard."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
+        """Add figures of a step to metrics.jsonl and TensorBoard.
+
+        Raises StorageFullError, InvalidInputError where nothing can be written.
+        """
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
+        except OSError as error:
+            raise cannot_write(self._metrics, error) from error
         if self._board is not None:
             for name, value in figures.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -132,8 +175,11 @@ class RunFolder:
         file = self.path / "settings.json"
         if not file.exists():
             raise SettingsError(f"{self.path} holds no run: it has no settings.json")
-        there = _read_json(file)
-        return msgspec.convert(there["settings"], TrainSettings), there["data"]
+        there = _read_settings(file)
+        try:
+            return msgspec.convert(there["settings"], TrainSettings), there["data"]
+        except msgspec.ValidationError as error:
+            raise _unreadable(file, error) from error
 
     def _lines(self) -> list[str]:
         """Whole lines: a process killed while it wrote leaves half of one."""
@@ -165,14 +211,21 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"{path} cannot be read: {error}", hint="Name a new folder for the run."
-        ) from error
+        if not all(isinstance(values[key], dict) for key in ("settings", "data")):
+            raise ValueError("settings and data are no objects")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
     return values
+
+
+def _unreadable(path: Path, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"{path} is not what a run writes: {error}",
+        hint="Name a new folder for the run, or put the file back.",
+    )
 
 
 def _is_of_beginning(name: str) -> bool:
@@ -182,14 +235,22 @@ def _is_of_beginning(name: str) -> bool:
 def _differences(
     there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
+    """Keys with both values, in the order of what is asked: settings come before data."""
     found: list[tuple[str, Any, Any]] = []
-    for key in sorted({*there, *asked}):
+    for key in {**asked, **there}:
         a, b = there.get(key), asked.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found += _differences(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append((f"{prefix}{key}", a, b))
     return found
+
+
+def _told(differences: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    """Settings with both values; data in words, since a digest tells a person nothing."""
+    words = {f"data.{key}": words for words, keys in _DATA for key in keys}
+    told = [words.get(key, f"{key} was {there!r}, now {asked!r}") for key, there, asked in differences]
+    return list(dict.fromkeys(told))
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -69,8 +69,6 @@ class PKSampler:
             )
         self.batch_size = self.global_batch_size // num_ranks
         """Rows of this rank's part."""
-        self.num_steps_per_epoch = -(-len(self._rows_of) // num_identities)
-        """Steps in which every identity with two pictures or more comes at least once."""
 
     @property
     def first_place(self) -> int:
@@ -129,7 +127,7 @@ class PKSampler:
             )
         most = max(len(rows) for rows in self._rows_of)
         _check_range("P, identities in a batch,", self._num_identities, 1, num, "have two pictures or more")
-        _check_range("K, pictures of an identity,", self._num_pictures, 2, most, "is the most that one has")
+        _check_range("K, pictures of an identity,", self._num_pictures, 1, most, "is the most that one has")
         _check_range("identities with one picture", self._num_singles, 0, num_singles, "are there")
         if self._num_identities + self._num_singles < 2:
             raise SettingsError(

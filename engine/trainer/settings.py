@@ -13,11 +13,11 @@ import msgspec
 from engine.config import Settings
 from engine.errors import SettingsError
 from engine.trainer.augment import AugmentSettings
-from engine.trainer.objective_settings import ObjectiveSettings
+from engine.trainer.objective_settings import HEAD_LOSSES, NUMBER_MAX, ObjectiveSettings, Positive
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0, le=NUMBER_MAX)]
 
 
 class NetworkSettings(Settings, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class BatchSettings(Settings, frozen=True, kw_only=True):
     num_identities: Annotated[int, msgspec.Meta(ge=2)] = 32
     """P. More make harder negatives and cost memory."""
     num_pictures: Annotated[int, msgspec.Meta(ge=1)] = 4
-    """K, of each."""
+    """K, of each; 1 is for heads alone, which need no pair of pictures of one person."""
     num_singles: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """Further pictures of people with one picture, who serve as negatives; None: a quarter as many as the
     others, or as many as there are."""
@@ -67,12 +67,12 @@ class OptimizerSettings(Settings, frozen=True, kw_only=True):
     """sgd has momentum 0.9."""
     learning_rate: Positive = 1e-4
     """At its highest. Too high: the loss stays at the margin (collapse) or is no number."""
-    weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    weight_decay: NotNegative = 0.0
     """Not of biases and normalisation."""
     warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 20
     """Linear from zero; afterwards a cosine down to final_share of the rate."""
     final_share: Share = 0.0
-    clip_norm: Annotated[float, msgspec.Meta(ge=0.0)] = 1.0
+    clip_norm: NotNegative = 1.0
     """Largest length of the gradient; 0: no limit."""
     start_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.0
     """Share of the weights that training started from in what is validated and shipped: fine-tuned networks
@@ -97,7 +97,7 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     is_trunk_cached: bool = False
     """Frozen stages run once over all faces and their mirrors, kept as float16: much faster, and flipping is
     then the only augmentation. For dlib-resnet with num_trainable_stages; a head always has it."""
-    validation_share: Share = 0.1
+    validation_share: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.1
     """Of the identities, held out of training by seed; 0: none are."""
     validate_every_steps: Count = 200
     checkpoint_every_steps: Count = 100
@@ -109,6 +109,13 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, num_steps {self.num_steps}:"
                 " the rate would never be reached",
                 hint="Lower the first or raise the second.",
+            )
+        is_pairless = self.objective.loss in HEAD_LOSSES and not self.objective.global_threshold_weight
+        if self.batch.num_pictures == 1 and not is_pairless:
+            what = "global threshold" if self.objective.loss in HEAD_LOSSES else f"loss {self.objective.loss}"
+            raise SettingsError(
+                f"batch.num_pictures is 1, but the {what} learns from two pictures of a person or more",
+                hint="Raise batch.num_pictures.",
             )
         if self.is_trunk_cached and not self.network.num_trainable_stages:
             raise SettingsError("is_trunk_cached needs frozen stages: set network.num_trainable_stages")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from engine.errors import InvalidInputError, SettingsError
-from engine.trainer.crop_set import CropSet, number_identities
+from engine.trainer.crop_set import CropSet, Rows, number_identities
 
 
 def split_identities(crops: CropSet, share: float, seed: int) -> tuple[CropSet, CropSet]:
@@ -57,20 +57,45 @@ def hold_out(crops: CropSet, identities: Iterable[str]) -> tuple[CropSet, CropSe
     return crops.subset(rest), crops.subset(held)
 
 
-def merge_identities(crops: CropSet, same: Iterable[tuple[str, str]]) -> CropSet:
-    """Give people who are there under two names one of them, the first in order of the alphabet.
-
-    Pairs that name somebody who is not in the set are passed over. Else their pictures would be taken for
-    negatives of each other.
-    """
-    name_of = {name: name for name in crops.identities}
+def names_of_one(same: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Give every name that stands in a pair all names of its person, through any number of pairs."""
+    names: dict[str, frozenset[str]] = {}
     for pair in same:
-        if pair[0] not in name_of or pair[1] not in name_of:
-            continue
-        kept, gone = sorted(name_of[name] for name in pair)
-        name_of = {name: kept if now == gone else now for name, now in name_of.items()}
-    labels, identities = number_identities([name_of[crops.identities[i]] for i in crops.labels.tolist()])
+        joined = frozenset().union(*(names.get(name, {name}) for name in pair))
+        names.update(dict.fromkeys(joined, joined))
+    return names
+
+
+def merge_identities(crops: CropSet, same: Iterable[tuple[str, str]]) -> CropSet:
+    """Give people who are there under several names one of them, the first in order of the alphabet.
+
+    Else their pictures would be taken for negatives of each other.
+    """
+    names, present = names_of_one(same), frozenset(crops.identities)
+    kept = [min(names.get(name, frozenset([name])) & present) for name in crops.identities]
+    labels, identities = number_identities([kept[label] for label in crops.labels.tolist()])
     return CropSet(crops.crops, labels, identities, crops.keys, crops.alignment, crops.row_digests)
+
+
+def wholly_listed(listed: Iterable[str], same: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """Give those of a list who are in it by all of their names.
+
+    Who has another name that is not listed may be judged by under that one, in this run or elsewhere.
+    """
+    names, every = names_of_one(same), frozenset(listed)
+    return frozenset(name for name in every if names.get(name, every) <= every)
+
+
+def rows_of_others_pictures(crops: CropSet, others: CropSet) -> Rows:
+    """Rows int64[n] of the crops that are, to the bit, among the others', whatever name they stand under.
+
+    The same face cut out of the same picture, that is. A picture stored again or scaled is not found.
+    """
+    assert crops.row_digests is not None
+    assert others.row_digests is not None
+    known = {digest.tobytes() for digest in others.row_digests}
+    is_known = [digest.tobytes() in known for digest in crops.row_digests]
+    return np.flatnonzero(np.array(is_known, bool))
 
 
 def _check_enough(crops: CropSet) -> None:

@@ -6,7 +6,8 @@ are enrolled with their first, and the others are strangers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,16 @@ from engine.trainer.open_set import judge_open_set
 from engine.types import Vectors
 
 FPIRS = (0.1, 0.01)
+THRESHOLD_FPIR = 0.1
+"""The default threshold of a network is that of its last validation at this FPIR."""
+THRESHOLD = f"threshold_at_fpir_{THRESHOLD_FPIR:g}"
+"""Its name among the figures."""
 PAIRS_MAX = 200_000
 """Mated and non-mated pairs that verification is judged by, each; more are drawn down by seed."""
 PAIRED_MAX = 4000
 """Crops whose pairs are looked at; of more, so many are drawn by seed. Bounds memory to some 200 MB."""
+COMPARED_PAIRS = 2**14
+"""Pairs whose templates are held at once."""
 EMBED_CROPS = 64
 
 Embed = Callable[[NDArray[np.uint8]], Vectors]
@@ -58,7 +65,7 @@ def halve(crops: CropSet, seed: int) -> Halves:
 
 
 def validate(crops: CropSet, embed: Embed, seed: int) -> dict[str, float]:
-    """Judge templates of all crops: named figures, each higher for better but the FNIRs."""
+    """Judge templates of all crops: named figures, each higher for better but the FNIRs and the threshold."""
     halves = halve(crops, seed)
     templates = np.concatenate(
         [embed(crops.crops[start : start + EMBED_CROPS]) for start in range(0, len(crops), EMBED_CROPS)]
@@ -72,12 +79,23 @@ def validate(crops: CropSet, embed: Embed, seed: int) -> dict[str, float]:
     return {
         "rank1": report.rank1,
         **{f"fnir_at_fpir_{point.fpir_target:g}": point.fnir for point in report.points},
+        THRESHOLD: report.point(THRESHOLD_FPIR).threshold,
         "auc": metrics.auc(mated, non_mated),
         "pair_accuracy": metrics.best_balanced_accuracy(mated, non_mated).accuracy,
         "num_enrolled": float(report.num_enrolled),
         "num_mated": float(report.num_mated),
         "num_strangers": float(report.num_strangers),
     }
+
+
+def fpirs_untold(figures: Mapping[str, float]) -> list[float]:
+    """FPIRs below one of the strangers judged by, of what `validate` gave: figures there are as of FPIR 0."""
+    return [fpir for fpir in FPIRS if fpir * figures["num_strangers"] < 1.0]
+
+
+def rounded_threshold(figures: Mapping[str, float]) -> float:
+    """Similarity that a network is shipped with, from what `validate` gave; rounded up to four digits."""
+    return min(1.0, math.ceil(figures[THRESHOLD] * 1e4) / 1e4)
 
 
 def _pairs(
@@ -89,15 +107,19 @@ def _pairs(
         # Whole people, so that mated pairs stay: strangers' pairs are many in any case.
         order = np.argsort(rng.permutation(labels.max() + 1)[labels], kind="stable")[:PAIRED_MAX]
         templates, labels = templates[order], labels[order]
-    first, second = np.triu_indices(len(labels), k=1)
-    is_same = labels[first] == labels[second]
+    is_same = labels[:, None] == labels[None, :]
 
     def drawn(kind: NDArray[np.bool_]) -> NDArray[np.float64]:
-        places = np.flatnonzero(kind)
+        # Each pair once: those above the diagonal.
+        places = np.flatnonzero(np.triu(kind, k=1))
         if len(places) > PAIRS_MAX:
             places = np.sort(rng.choice(places, PAIRS_MAX, replace=False))
-        a, b = templates[first[places]], templates[second[places]]
-        similarities: NDArray[np.float64] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
+        similarities = np.empty(len(places))
+        for start in range(0, len(places), COMPARED_PAIRS):
+            block = slice(start, start + COMPARED_PAIRS)
+            first, second = np.divmod(places[block], len(labels))
+            a, b = templates[first], templates[second]
+            similarities[block] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
         return similarities
 
     return drawn(is_same), drawn(~is_same)

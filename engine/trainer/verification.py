@@ -33,7 +33,8 @@ from engine.trainer.open_set import Labels, Name, mean_per_person, unit_rows
 FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
 """False accept rates that a report of all pairs names."""
 ROWS_MAX = 4000
-"""Templates compared each with each: 8 million pairs, and half a gigabyte while intervals are made."""
+"""Templates compared each with each: 8 million pairs. All are held in memory, each a few tens of bytes, and
+each resample of an interval reads them all."""
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
@@ -133,6 +134,17 @@ class VerificationIntervals:
         return {**values, **bootstrap_json(self.settings)}
 
 
+def check_labels(labels: Labels) -> None:
+    """Refuse labels [n] of which all pairs cannot be judged, before their templates are made.
+
+    Raises InvalidInputError for fewer than two rows, more than ROWS_MAX, or without pairs of both kinds.
+    """
+    _check_num_rows(len(labels))
+    _, counts = np.unique(labels, return_counts=True)
+    num_mated = int((counts * (counts - 1) // 2).sum())
+    _check_num_pairs(num_mated, len(labels) * (len(labels) - 1) // 2 - num_mated)
+
+
 def compare_all(
     vectors: ArrayLike, labels: ArrayLike, *, same: Collection[tuple[Name, Name]] = ()
 ) -> ComparedPairs:
@@ -143,17 +155,16 @@ def compare_all(
     InvalidInputError for wrong shapes, fewer than two rows, or more than ROWS_MAX.
     """
     rows, of = unit_rows(vectors, labels, "templates")
-    if not 2 <= len(rows) <= ROWS_MAX:
-        raise InvalidInputError(
-            f"{len(rows)} templates to compare each with each: give 2 to {ROWS_MAX:,}, or a list of pairs"
-        )
-    first, second = np.triu_indices(len(rows), k=1)
+    _check_num_rows(len(rows))
+    table = rows @ rows.T
     is_empty: NDArray[np.bool_] = np.asarray(~rows.any(axis=1))
-    similarities = (rows @ rows.T)[first, second]
-    similarities[is_empty[first] | is_empty[second]] = metrics.NO_TEMPLATE
+    table[is_empty] = table[:, is_empty] = metrics.NO_TEMPLATE
+    is_once = np.triu(np.ones(table.shape, dtype=np.bool_), k=1)
+    similarities = table[is_once]
     people, inverse = np.unique(of, return_inverse=True)
     places = inverse.astype(np.int32)
-    first_places, second_places = places[first], places[second]
+    first_places = np.broadcast_to(places[:, None], table.shape)[is_once]
+    second_places = np.broadcast_to(places, table.shape)[is_once]
     compared = ComparedPairs(similarities, first_places == second_places, people, first_places, second_places)
     place_of = {name: place for place, name in enumerate(people.tolist())}
     keep = np.ones(len(similarities), dtype=np.bool_)
@@ -171,11 +182,7 @@ def judge_verification(compared: ComparedPairs, fars: Mapping[str, float] = FARS
     Raises InvalidInputError where there is no mated or no non-mated pair.
     """
     mated, non_mated = compared.mated, compared.non_mated
-    if mated.size == 0 or non_mated.size == 0:
-        raise InvalidInputError(
-            f"{mated.size:,} pairs of one person and {non_mated.size:,} of two: give pictures of two people"
-            " or more, and two or more of one of them"
-        )
+    _check_num_pairs(mated.size, non_mated.size)
     points = dict(zip(fars, metrics.tar_at_far(mated, non_mated, list(fars.values())), strict=True))
     people = compared.first_places[compared.is_same]
     return VerificationReport(
@@ -209,7 +216,7 @@ def bootstrap_verification(
     report = judge_verification(compared, fars)
     is_seen = compared.is_seen
     places = np.cumsum(is_seen) - 1
-    fitted = _Fitted(compared, places[compared.first_places], places[compared.second_places])
+    fitted = _Fitted(compared, places)
     rates = np.array(
         [
             found
@@ -228,15 +235,15 @@ def bootstrap_verification(
 class _Fitted:
     """Pairs sorted once for all resamples, the most alike first."""
 
-    def __init__(self, compared: ComparedPairs, first: NDArray[np.intp], second: NDArray[np.intp]):
-        same = np.flatnonzero(compared.is_same)
-        mated_order = same[np.argsort(-compared.similarities[same], kind="stable")]
-        different = np.flatnonzero(~compared.is_same)
-        order = different[np.argsort(-compared.similarities[different], kind="stable")]
-        self._mated = -compared.similarities[mated_order]
-        self._non_mated = -compared.similarities[order]
-        self._person = first[mated_order]
-        self._first, self._second = first[order], second[order]
+    def __init__(self, compared: ComparedPairs, places: NDArray[np.intp]):
+        is_same = compared.is_same
+        self._mated, mated_order = _by_likeness(compared.similarities[is_same])
+        self._non_mated, order = _by_likeness(compared.similarities[~is_same])
+        self._person = places[compared.first_places[is_same][mated_order]]
+        self._first = places[compared.first_places[~is_same][order]]
+        self._second = places[compared.second_places[~is_same][order]]
+        # One array for all resamples: to be given millions of numbers anew takes longer than to count them.
+        self._counts = np.zeros(len(order) + 1, dtype=np.int64)
         # Between two distinct mated similarities the ROC is a level line: its corners are all that counts.
         values = np.unique(self._mated)
         self._mated_ends = np.stack([np.searchsorted(self._mated, values, side) for side in _SIDES], axis=1)
@@ -245,7 +252,11 @@ class _Fitted:
     def rates(self, drawn: NDArray[np.int64], fars: Sequence[float]) -> list[float] | None:
         """AUC, EER and TAR at each FAR where each person counts as often as drawn; None without pairs."""
         mated = np.concatenate([[0], np.cumsum(drawn[self._person])])
-        non_mated = np.concatenate([[0], np.cumsum(drawn[self._first] * drawn[self._second])])
+        non_mated, counts = self._counts, self._counts[1:]
+        # Every place is one of `drawn`; with mode `raise` numpy would make a copy first.
+        np.take(drawn, self._first, out=counts, mode="clip")
+        np.multiply(counts, drawn[self._second], out=counts)
+        np.cumsum(counts, out=counts)
         if mated[-1] == 0 or non_mated[-1] == 0:
             return None
         tar = np.concatenate([[0.0], (mated[self._mated_ends] / mated[-1]).ravel(), [1.0]])
@@ -258,6 +269,28 @@ class _Fitted:
             edge = self._non_mated[place] if place < len(self._non_mated) else math.inf
             found.append(float(mated[np.searchsorted(self._mated, edge, side="left")] / mated[-1]))
         return found
+
+
+def _check_num_rows(num_rows: int) -> None:
+    if not 2 <= num_rows <= ROWS_MAX:
+        raise InvalidInputError(
+            f"{num_rows} templates to compare each with each: give 2 to {ROWS_MAX:,}, or a list of pairs"
+        )
+
+
+def _check_num_pairs(num_mated: int, num_non_mated: int) -> None:
+    if num_mated == 0 or num_non_mated == 0:
+        raise InvalidInputError(
+            f"{num_mated:,} pairs of one person and {num_non_mated:,} of two: give pictures of two people"
+            " or more, and two or more of one of them"
+        )
+
+
+def _by_likeness(similarities: Similarities) -> tuple[Similarities, NDArray[np.intp]]:
+    """Give similarities negated and so rising, the most alike first, and the order that they came in."""
+    negated = -similarities
+    order = np.argsort(negated, kind="stable")
+    return negated[order], order
 
 
 def _mean_squared_distance(similarities: Similarities) -> float | None:

@@ -20,6 +20,10 @@ from indexer.sources.picture_files import (
 )
 
 _Entries = Iterator["os.DirEntry[str]"]
+_OUTSIDE = (
+    "a link that leads outside the source, where nothing is read: put there what it leads to, or give a"
+    " SOURCE that holds both"
+)
 
 
 @dataclass
@@ -91,8 +95,9 @@ class FolderSource:
             real = os.path.realpath(entry.path, strict=True) if entry.is_symlink() else None
             is_folder = entry.is_dir()
         except OSError as error:
-            # A link in a circle, or to nothing.
-            yield _refuse(path, Reason.BAD_PATH, f"the link cannot be followed: {error.strerror}")
+            # In a circle, or to nothing.
+            detail = f"a link that cannot be followed ({error.strerror}): mend or remove it"
+            yield _refuse(path, Reason.BAD_PATH, detail)
             return
         if not is_folder and not is_picture(entry.name):
             return
@@ -110,13 +115,13 @@ class FolderSource:
 
     def _problem_of_link(self, walk: _Walk, real: str, *, is_folder: bool) -> str | None:
         if not is_inside(real, self._root):
-            return "the link leads outside the source"
+            return _OUTSIDE
         if not is_folder:
             return None
         if any(is_inside(folder.real, real) for folder in walk.folders):
-            return "the link leads back to a folder that it lies in"
+            return "a link that leads back to a folder that it lies in: remove it"
         if len(walk.folders) > 1 and real in walk.followed:
-            return "the link leads to a folder that another link of this identity led to"
+            return "a link to a folder that another link of this identity led to: remove one of them"
         return None
 
 

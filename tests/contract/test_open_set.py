@@ -226,6 +226,24 @@ def test_without_a_calibration_a_rate_is_refused_and_never_becomes_a_constant(tm
         assert lost.identify(people(1, 3))[0].threshold == CONTRACT.threshold
 
 
+def test_versions_that_know_no_rates_refuse_a_gallery_while_it_has_one(galleries: Galleries) -> None:
+    galleries.create("people", CONTRACT, GallerySettings(keep_crops=True))
+    gallery = galleries.get("people")
+
+    def format_now() -> int:
+        with gallery._store.read() as reader:
+            return reader.format()
+
+    assert format_now() == 3
+    gallery.update(target_fpir=0.1)
+    assert format_now() == 4
+    fill(gallery, people(3, 2))
+    gallery.remove_identities(["p1"], erase=True)
+    assert format_now() == 4
+    gallery.update(clear_target_fpir=True)
+    assert format_now() == 3
+
+
 def test_verify_goes_by_a_target_fmr_whatever_the_size(galleries: Galleries) -> None:
     gallery = made(galleries, GallerySettings(target_fmr=0.001))
     vectors = people(50, 2)

@@ -52,6 +52,36 @@ def test_own_people_more_alike_than_the_calibrations_raise_the_threshold(galleri
     assert asked.estimated_fpir == wished.estimated_fpir
 
 
+def test_while_a_damaged_generation_is_withdrawn_own_people_go_on_to_count(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with opened(data, calibration()) as galleries:
+        gallery = made(galleries)
+        # Of a size that a generation without own people was asked about, too.
+        fill(gallery, people(1200, 6, spread=0.8))
+        low = gallery.identify(people(1, 7))[0].threshold
+        assert any("no index" in text for text in gallery.thresholds().warnings)
+        gallery.build(report_nothing)
+        raised = gallery.thresholds()
+        assert raised.threshold > low + 0.01
+        assert not any("no index" in text for text in raised.warnings)
+        (folder,) = data.glob("galleries/*/index/1")
+        (folder / "damaged").touch()
+        gallery.refresh()
+        for found in (gallery.identify(people(1, 7))[0], gallery.thresholds()):
+            assert found.threshold == raised.threshold
+            assert found.threshold_origin is ThresholdOrigin.OWN_PEOPLE
+        assert gallery.has_disagreement()
+        assert gallery.index_status().generation == 0
+    with opened(data, calibration()) as galleries:
+        # A process that never saw it cannot know, and says so.
+        gallery = galleries.get("people")
+        assert gallery.thresholds().threshold == low
+        assert any("no index" in text for text in gallery.thresholds().warnings)
+        gallery.maintain()
+        assert gallery.thresholds().threshold == raised.threshold
+        assert gallery.thresholds().warnings == raised.warnings
+
+
 def test_where_own_people_raise_the_threshold_nothing_is_corrected(galleries: Galleries) -> None:
     for name, spread, is_corrected in (("alike", 0.8, False), ("as calibrated", 1.0, True)):
         galleries.create(name.replace(" ", "-"), CONTRACT, CORRECTED_SETTINGS)

@@ -10,6 +10,7 @@ import pytest
 
 from engine.client import Client
 from engine.decision.calibration import Calibration, encode
+from engine.embedding.dlib_resnet import packaged_weights
 from engine.errors import EngineError, PreconditionError
 from engine.types import Decision, EmbeddingContract, GallerySettings, ThresholdOrigin, Vectors
 from tests.calibrations import CONTRACT, calibration, calibration_of, people
@@ -96,6 +97,19 @@ def test_thresholds_are_metrics_and_a_gallery_is_calibrated_on_demand(
     assert any(line.startswith("identiface_gallery_own_people_disagree{") for line in lines)
     assert any(line.startswith("identiface_probe_decisions_total{") for line in lines)
     server.stop()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_calibration_of_another_network_beside_the_weights_is_told(
+    tmp_path: Path, launch: Launch, workers: str
+) -> None:
+    weights = tmp_path / "net.dat"
+    weights.symlink_to(packaged_weights())
+    stale = written(tmp_path / "net.calibration.json", calibration())
+    server = launch("--model", str(weights), "--device", "cpu", "--workers", workers)
+    told = server.wait_for("the calibration beside the weights is of another contract and passed over")
+    assert (told["level"], told["file"], told["contract"]) == ("warning", stale, CONTRACT.name)
+    server.ready().stop()
 
 
 def test_a_broken_calibration_refuses_to_start_by_its_name(tmp_path: Path, launch: Launch) -> None:

@@ -33,6 +33,7 @@ from engine.types import (
     SearchOptions,
     Template,
 )
+from tests.calibrations import calibration
 from tests.contract.clock import Clock
 from tests.contract.naive import unit_vectors
 
@@ -42,6 +43,9 @@ CONTRACT = EmbeddingContract("vectors", "", "", mirror=False, dimension=DIMENSIO
 SETTINGS = GalleriesSettings(store=StoreSettings(map_size_bytes_max=1 << 26), maintenance_s=0)
 VECTORS = unit_vectors(np.random.default_rng(20), 60, DIMENSION)
 PROBES = unit_vectors(np.random.default_rng(21), 4, DIMENSION)
+RATED = GallerySettings(target_fpir=0.25, review_fpir=0.5, ambiguity=0.125, target_fmr=0.0625)
+CALIBRATIONS = {CONTRACT.digest: calibration()}
+"""Of other vectors: nothing is decided by it."""
 CROPS = [np.random.default_rng(22 + number).bytes(9000 * number + 50) for number in range(3)]
 """Nobody's face; the store does not look at them."""
 RECEIPT = Receipt(b"key of the receipt, 32 bytes ...", b"body" * 8, lambda _: b"first answer")
@@ -72,6 +76,7 @@ def fill(galleries: Galleries, clock: Clock) -> None:
         pictured.enroll([Enrollment(f"c{number}", (Template(VECTORS[52 + number], crop=crop),))])
     pictured.enroll([Enrollment("bare", (Template(VECTORS[55]),))])
     pictured.remove_identities(["c1"], erase=True)
+    galleries.create("rated", CONTRACT, RATED)
 
 
 def answers(galleries: Galleries) -> dict[str, Any]:
@@ -116,6 +121,10 @@ def answers(galleries: Galleries) -> dict[str, Any]:
             [identity.identity_id, [[one.template_id, sha256(one.crop).hexdigest()] for one in templates]]
             for identity, templates in kept
         ],
+        "rates": [
+            [each.target_fpir, each.review_fpir, each.ambiguity, each.target_fmr]
+            for each in (info.settings for info in galleries.infos())
+        ],
         "means": searches(people, SearchOptions(exact=True, fusion=Fusion.MEAN)),
     }
 
@@ -155,7 +164,7 @@ def main() -> None:
     """Write both files."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        galleries = Galleries.open(Path(folder), SETTINGS, clock=clock)
+        galleries = Galleries.open(Path(folder), SETTINGS, clock=clock, calibrations=CALIBRATIONS)
         fill(galleries, clock)
         recorded = answers(galleries)
         galleries.close()

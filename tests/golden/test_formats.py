@@ -13,7 +13,7 @@ from engine.live_index import report_nothing
 from engine.store.records import FORMAT_VERSION
 from engine.types import Enrollment, Template
 from tests.contract.clock import Clock
-from tests.golden.make import FOLDER, PROBES, SETTINGS, VECTORS, answers, fill
+from tests.golden.make import CALIBRATIONS, FOLDER, PROBES, SETTINGS, VECTORS, answers, fill
 
 FORMATS = sorted(FOLDER.glob("format-*.tar.gz"))
 WRITTEN_AT = Clock().now + 12 * 60
@@ -56,7 +56,7 @@ def test_an_old_folder_opens_answers_as_it_did_and_can_be_written_to(archive: Pa
 def test_this_version_gives_the_recorded_answers_from_the_start(tmp_path: Path) -> None:
     recorded = json.loads((FOLDER / f"format-{FORMAT_VERSION}.json").read_text("utf-8"))
     clock = Clock()
-    galleries = Galleries.open(tmp_path, SETTINGS, clock=clock)
+    galleries = Galleries.open(tmp_path, SETTINGS, clock=clock, calibrations=CALIBRATIONS)
     try:
         fill(galleries, clock)
         assert json.loads(json.dumps(answers(galleries))) == recorded

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.assembly import NO_MODEL, read_calibrations
+from engine.assembly import NO_MODEL, read_calibrations, warn_of_calibration
 from engine.decision.calibration import Calibration, encode, shipped
 from engine.errors import SettingsError
 from engine.logs import LOGGER
@@ -56,6 +56,27 @@ def test_one_that_no_gallery_needs_is_fine_and_two_for_one_contract_are_not(
     assert (found[CONTRACT.digest].people, found["ab" * 32].people) == ("first", "other")
     with pytest.raises(SettingsError, match=r"first\.json and .*second\.json"):
         read_calibrations((first, second), NO_MODEL)
+
+
+def test_one_beside_the_weights_of_another_network_is_told_and_its_own_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "net.safetensors"
+    weights.touch()
+    for model in (NO_MODEL, "dlib-resnet", str(weights)):
+        warn_of_calibration(model, CONTRACT)
+    near = written(tmp_path / "net.calibration.json", named("own"))
+    warn_of_calibration(str(weights), CONTRACT)
+    assert not caplog.records
+    written(tmp_path / "net.calibration.json", named("other", "ab" * 32))
+    for model in (str(weights), f"timm={weights}"):
+        caplog.clear()
+        warn_of_calibration(model, CONTRACT)
+        (record,) = caplog.records
+        told = vars(record)["fields"]
+        assert record.levelno == logging.WARNING
+        assert (told["file"], told["digest"], told["network_digest"]) == (near, "ab" * 32, CONTRACT.digest)
+        assert "identiface calibrate" in told["hint"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format": 99}', b"\xff\xfe"])

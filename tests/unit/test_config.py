@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -22,6 +22,17 @@ class Outer(Settings, frozen=True):
     inner: Inner = Inner()
     timeout_s: float = 1.0
     name: str | None = None
+
+
+class Chosen(Settings, frozen=True):
+    kind: Literal["small", "fast"] = "fast"
+    inner: Inner | None = None
+
+
+class Choices(Settings, frozen=True):
+    table: Chosen = Chosen()
+    other: Literal["red", "blue"] | None = None
+    precision: int | str = 1
 
 
 def test_nothing_given_is_all_defaults() -> None:
@@ -68,6 +79,22 @@ def test_settings_with_which_nothing_would_work_are_refused(values: dict[str, ob
         config.build(GalleriesSettings, values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"table": {"kind": "foo"}}, r"'foo' - at `\$\.table\.kind`; allowed: fast, small$"),
+        ({"other": "foo"}, r"'foo' - at `\$\.other`; allowed: blue, red$"),
+        ({"other": "` - at `$.table.kind"}, "; allowed: blue, red$"),
+        ({"table": {"inner": {"zzz": 1}}}, "known keys: size_bytes_max$"),
+        ({"precision": 1.5}, r"at `\$\.precision`$"),
+        ({"table": {"kind": 1}}, r"at `\$\.table\.kind`$"),
+    ],
+)
+def test_a_value_that_is_none_of_a_few_is_told_these(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        config.build(Choices, values)
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Outer().timeout_s = 2.0  # type: ignore[misc]
@@ -103,5 +130,6 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(SettingsError, match="cannot read settings file"):
-            config.read_file(path)
+        with pytest.raises(SettingsError, match="cannot read settings file") as raised:
+            config.read_file(path, "--recipe")
+        assert raised.value.hint == "Check the path of --recipe."

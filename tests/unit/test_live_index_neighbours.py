@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.decision.calibration import CORRECTED, Calibration
 from engine.galleries import Galleries
 from engine.gallery import Gallery
 from engine.index.generation import Generation
@@ -23,6 +24,7 @@ from engine.live_index import report_nothing
 from engine.store import changes
 from engine.store.tables import Writer
 from engine.types import CrowdingCorrection
+from tests.calibrations import calibration, without
 from tests.contract.peer import CONTRACT, FACES, enroll, settings
 
 NUM_ROWS = 1_000
@@ -32,10 +34,14 @@ Opener = Callable[..., contextlib.AbstractContextManager[Gallery]]
 
 @contextlib.contextmanager
 def opened(
-    data: Path, correction: CrowdingCorrection = CrowdingCorrection.AUTO, **fields: Any
+    data: Path,
+    correction: CrowdingCorrection = CrowdingCorrection.AUTO,
+    calibrated: Calibration | None = None,
+    **fields: Any,
 ) -> Iterator[Gallery]:
     """The gallery `people`, made where it is not there."""
-    with contextlib.closing(Galleries.open(data, settings(**fields))) as galleries:
+    known = {} if calibrated is None else {CONTRACT.digest: calibrated}
+    with contextlib.closing(Galleries.open(data, settings(**fields), calibrations=known)) as galleries:
         if not (data / "galleries").is_dir() or not list((data / "galleries").iterdir()):
             galleries.create("people", CONTRACT)
             set_crowding(galleries.get("people"), correction)
@@ -43,7 +49,7 @@ def opened(
 
 
 def set_crowding(gallery: Gallery, correction: CrowdingCorrection, target_fpir: float | None = 0.01) -> None:
-    """Past the gallery, that asks for a calibration: what is built does not depend on one."""
+    """Past the gallery, that asks for a calibration: what is built does not take one."""
 
     def apply(writer: Writer) -> int:
         new = dataclasses.replace(writer.settings(), crowding=correction, target_fpir=target_fpir)
@@ -100,6 +106,36 @@ def test_the_gallerys_setting_and_the_operators_limit_hold(tmp_path: Path, inlin
         assert generation_of(gallery).crowding is not None
         gallery.maintain()
         assert gallery.generation() == 3
+
+
+@pytest.mark.parametrize("inline_rows_max", [0, 10_000])
+def test_a_calibration_that_finds_nobody_by_it_makes_auto_look_for_no_crowding(
+    tmp_path: Path, inline_rows_max: int
+) -> None:
+    fields: dict[str, Any] = {"build_inline_rows_max": inline_rows_max}
+    useless, better = calibration(), calibration(is_crowding_better=True)
+    auto = CrowdingCorrection.AUTO
+    with opened(tmp_path, auto, without(better, CORRECTED), **fields) as gallery:
+        enroll(gallery, 0, 300)
+        gallery.maintain()
+        assert gallery.generation() == 0
+    with opened(tmp_path, auto, useless, **fields) as gallery:
+        enroll(gallery, 300, NUM_ROWS - 300)
+        for _ in range(2):
+            gallery.maintain()
+            assert gallery.generation() == 1
+        assert generation_of(gallery).crowding is None
+        assert generation_of(gallery).own_tops is not None
+        set_crowding(gallery, CrowdingCorrection.ON)
+        gallery.maintain()
+        assert generation_of(gallery).crowding is not None
+        set_crowding(gallery, auto)
+        gallery.build(report_nothing)
+        assert generation_of(gallery).crowding is None
+    # Measured anew, with more people: the next round of housekeeping looks for it.
+    with opened(tmp_path, auto, better, **fields) as gallery:
+        gallery.maintain()
+        assert generation_of(gallery).crowding is not None
 
 
 def test_without_a_target_nothing_is_looked_for_and_with_one_it_soon_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from engine import logs
 from engine.errors import SettingsError
 from engine.logs import LOGGER, JsonFormatter, TextFormatter, configure_logging, redacted_traceback
-from engine.open_set_types import GalleryThresholds
+from engine.open_set_types import Estimate, GalleryThresholds
 from engine.telemetry import (
     REQUEST_ID_CHARACTERS_MAX,
     THRESHOLD_GALLERIES_MAX,
@@ -258,8 +258,14 @@ def test_thresholds_are_shown_of_so_many_galleries_and_no_more() -> None:
     def found() -> Iterator[tuple[str, GalleryThresholds, bool]]:
         for number in range(THRESHOLD_GALLERIES_MAX + 5):
             asked.append(number)
+            value = 0.5 + number / 1000
             thresholds = GalleryThresholds(
-                0.5 + number / 1000, ThresholdOrigin.CALIBRATION, 10.0, target_fpir=0.01, warnings=("one",)
+                value,
+                ThresholdOrigin.CALIBRATION,
+                10.0,
+                Estimate(value, value, value) if number != 3 else None,
+                target_fpir=0.01,
+                warnings=("one",),
             )
             yield f"g{number:03d}", thresholds, number == 1
 
@@ -269,6 +275,10 @@ def test_thresholds_are_shown_of_so_many_galleries_and_no_more() -> None:
     assert value("identiface_gallery_threshold", {"gallery": "g002"}) == 0.502
     assert value("identiface_gallery_target_fpir", {"gallery": "g002"}) == 0.01
     assert value("identiface_gallery_threshold_warnings", {"gallery": "g002"}) == 1
+    assert value("identiface_gallery_threshold_known", {"gallery": "g002"}) == 1
+    # Its calibration is gone: there is something to alert on, and no figure that looks like a threshold.
+    assert value("identiface_gallery_threshold_known", {"gallery": "g003"}) == 0
+    assert value("identiface_gallery_threshold", {"gallery": "g003"}) is None
     for number, expected in ((1, 1.0), (2, 0.0)):
         labels = {"gallery": f"g{number:03d}"}
         assert value("identiface_gallery_own_people_disagree", labels) == expected

@@ -27,4 +27,4 @@ def read_recipe(spec: str) -> dict[str, Any]:
     path = Path(spec)
     if path.suffix != SUFFIX:
         raise SettingsError(f"there is no recipe {spec!r}; recipes: {', '.join(names())}, or a .toml file")
-    return config.read_file(path)
+    return config.read_file(path, "--recipe")

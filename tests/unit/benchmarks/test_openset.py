@@ -1,31 +1,31 @@
-"""Drawn people against those they were fitted to, a small simulation from end to end, and the bars of LFW."""
+"""Drawn people against those they were fitted to, a small simulation, and galleries of real people."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import openset
-from benchmarks.lfw_thresholds import Thresholds, is_judged, told
-from benchmarks.openset_bars import (
+from benchmarks import machine
+from benchmarks.openset import simulation
+from benchmarks.openset.bars import (
     Compared,
-    Extrapolated,
-    HeldOut,
     PairTail,
     covers,
     crowded,
     resampled_tops,
 )
-from benchmarks.openset_check import Check, CheckPoint
-from benchmarks.openset_generator import CANDIDATES, Generator, Level, chosen, drawn, fitted
-from benchmarks.openset_measure import Asked, exact_tops, fnir, fpir
-from benchmarks.openset_people import RealPeople, gathered
-from benchmarks.openset_plots import plot_rates
-from benchmarks.openset_rates import fpir_at, similarities_left_out, threshold_at
+from benchmarks.openset.check import Check, CheckPoint
+from benchmarks.openset.generator import CANDIDATES, Generator, Level, chosen, drawn, fitted
+from benchmarks.openset.measure import Asked, exact_tops, fnir, fpir
+from benchmarks.openset.people import RealPeople, gathered
+from benchmarks.openset.plots import plot_rates
+from benchmarks.openset.rates import fpir_at, similarities_left_out, threshold_at
 from engine.decision.estimator import EstimatorSettings, estimate
 from engine.errors import InvalidInputError
 from engine.types import Vectors
@@ -81,7 +81,7 @@ def test_strangers_meet_as_many_look_alikes_among_drawn_people_as_among_others(p
 def test_drawn_vectors_are_of_unit_length_and_a_smaller_number_begins_a_larger_one(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.openset_generator.BLOCK_ROWS", 64)
+    monkeypatch.setattr("benchmarks.openset.generator.BLOCK_ROWS", 64)
     many = drawn(generator, (1, 2), 150)
     np.testing.assert_array_equal(drawn(generator, (1, 2), 70), many[:70])
     assert not np.array_equal(many[:64], many[64:128])
@@ -107,8 +107,8 @@ def test_too_few_people_and_nobody_with_two_pictures_are_refused(people: RealPeo
 
 
 def test_exact_search_is_that_of_a_plain_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.openset_measure.BLOCK_ROWS", 37)
-    monkeypatch.setattr("benchmarks.openset_measure.BLOCK_PROBES", 10)
+    monkeypatch.setattr("benchmarks.openset.measure.BLOCK_ROWS", 37)
+    monkeypatch.setattr("benchmarks.openset.measure.BLOCK_PROBES", 10)
     vectors, probes = clustered(200), clustered(25, seed=1)
     products = probes @ vectors.T
     tops = exact_tops(vectors, probes)
@@ -123,7 +123,7 @@ def test_exact_search_is_that_of_a_plain_scan(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_simulation_is_kept_and_not_measured_again(generator: Generator, tmp_path: Path) -> None:
     asked = Asked(num_calibrated=400, num_probes=300)
-    of, found = openset.run(generator, [600, 200], asked, tmp_path)
+    of, found = simulation.run(generator, [600, 200], asked, tmp_path)
     assert [one.size for one in found] == [200, 600]
     for one in found:
         assert one.is_exact
@@ -135,15 +135,41 @@ def test_a_simulation_is_kept_and_not_measured_again(generator: Generator, tmp_p
     assert found[0].points[0].threshold < found[1].points[0].threshold
     kept = next((tmp_path / "sizes").glob("*-200.json"))
     kept.write_text(kept.read_text().replace('"size":200', '"size":201'))
-    assert openset.run(generator, [200], asked, tmp_path)[1][0].size == 201
-    assert openset.run(generator, [200], asked, tmp_path, is_forgotten=True)[1][0].size == 200
+    assert simulation.run(generator, [200], asked, tmp_path)[1][0].size == 201
+    assert simulation.run(generator, [200], asked, tmp_path, is_forgotten=True)[1][0].size == 200
     assert not list((tmp_path / "scratch").iterdir())
     picture = tmp_path / "rates.png"
     plot_rates(found, picture, is_reproduced=False)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    text = openset.body(_check(0.5), of, found, asked, None)
+    text = simulation.body(_check(0.5), of, found, asked, None)
     assert "says nothing of accuracy" in text
     assert "within 0.0005" in text
+
+
+def test_the_command_checks_measures_and_reports(
+    people: RealPeople, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "REPORTS", tmp_path / "reports")
+    names = [f"p{row}" for row in range(700)]
+    labels = names + [names[row] for row in people.other_people]
+    np.save(tmp_path / "vectors.npy", np.concatenate([people.first[:700], people.others]))
+    (tmp_path / "labels.txt").write_text("".join(f"{name}\n" for name in labels))
+    where = ["--vectors", str(tmp_path / "vectors.npy"), "--labels", str(tmp_path / "labels.txt")]
+    sizes = ["--sizes", "200", "100", "--calibrated", "300", "--probes", "150", "--splits", "1"]
+    kept = ["--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "numbers.json"), "--report", "drawn"]
+    monkeypatch.setattr(sys, "argv", ["openset", *where, *sizes, *kept])
+    runpy.run_module("benchmarks.openset", run_name="__main__")
+    told = json.loads((tmp_path / "numbers.json").read_text())
+    assert (told["check"]["num_people"], told["check"]["num_splits"]) == (700, 1)
+    assert [(one["size"], one["num_strangers"], one["is_exact"]) for one in told["sizes"]] == [
+        (100, 150, True),
+        (200, 150, True),
+    ]
+    assert "700 real people, 1 divisions" in capsys.readouterr().out
+    plot, report = sorted((tmp_path / "reports").iterdir(), key=lambda path: path.suffix, reverse=True)
+    text = report.read_text()
+    assert "`python -m benchmarks.openset --vectors FILE --labels FILE --threads 1 --sizes 100 200 " in text
+    assert f"]({plot.name})" in text
 
 
 def _check(ratio: float) -> Check:
@@ -223,21 +249,3 @@ def test_crowding_is_measured_at_each_size(people: RealPeople) -> None:
     assert all(0.0 <= rate <= 1.0 for one in found for rate in (one.fnir_plain, one.fnir_corrected))
     plain = [one.fnir_plain for one in found if one.size == 1000]
     assert plain == sorted(plain), "a lower false positive rate misses more"
-
-
-def test_bars_that_are_missed_are_named() -> None:
-    held = HeldOut(100, 0.1, 0.9, 0.8, 0.95, 1.6, 1.0, None, 0.2)
-    far = Extrapolated(600, 2400, 0.1, 1.3, 0.5, 2.0, 0.8, 0.6)
-    unjudged = dataclasses.replace(far, target=0.01, median=9.0)
-    assert not is_judged(unjudged)
-    found = Thresholds("some", 4000, 20, [held], [far, unjudged], [])
-    assert found.missed == [
-        "held out, N = 100, FPIR 0.1: 1.60 of the target",
-        "fitted on 600, N = 2,400, FPIR 0.1: median 1.30 of the target",
-        "fitted on 600, N = 2,400, FPIR 0.1: the interval held 80%",
-    ]
-    assert "Bars not met" in told(found)
-    fine = dataclasses.replace(
-        found, held_out=[dataclasses.replace(held, ratio=1.4)], extrapolated=[unjudged]
-    )
-    assert "All bars that are judged are met" in told(fine)

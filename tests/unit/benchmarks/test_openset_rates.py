@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.openset_people import UNKNOWN_FOLD, gathered
-from benchmarks.openset_rates import (
+from benchmarks.openset.people import UNKNOWN_FOLD, gathered
+from benchmarks.openset.rates import (
     absent,
     fnir_at,
     fpir_at,
@@ -65,6 +65,13 @@ def test_expected_fnir_is_that_of_galleries_drawn() -> None:
         missed.append(1.0 - (is_first & (found.max(axis=1) >= threshold)).mean())
     assert fnir_at(mated, threshold, size) == pytest.approx(np.mean(missed), abs=0.01)
     assert fnir_at(mated, threshold, 1) == pytest.approx((mated.own < threshold).mean())
+
+
+def test_who_is_not_there_is_absent_for_certain_and_never_more() -> None:
+    sizes = range(1, 3000, 7)
+    for size in sizes:
+        assert absent(np.array([0, 3000]), 3000, size).tolist() == pytest.approx([1.0, 0.0])
+    assert max(absent(np.array([0]), 3000, size)[0] for size in sizes) <= 1.0
 
 
 @pytest.mark.parametrize("size", [0, 11])

@@ -164,6 +164,7 @@ FLAGS = {
         "--dimension",
         "--method",
         "--held-out",
+        "--threshold",
         "--seed",
         "--overwrite",
         "--device",

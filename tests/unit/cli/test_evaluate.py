@@ -66,6 +66,15 @@ def test_videos_are_evaluated(people: Path, rule: str, capsys: pytest.CaptureFix
     ("line", "said"),
     [
         ("identification --root {}", "holds pictures of 0 people"),
+        # Known from the folders alone: nothing is embedded.
+        ("identification --root {}/singles", "none has a second picture"),
+        ("open-set --root {}/singles", "none has a second picture"),
+        ("pairs --root {}/singles", "0 pairs of one person and 1 of two"),
+        ("open-set --root {}/singles --enrolled {}/who", "have no picture: Zed"),
+        ("pairs --vectors {}/v.npy --labels {}/l.csv --groups {}/groups.csv", "name them as these are named"),
+        ("identification --vectors {}/v.npy --labels {}/one.csv", "1 identities to be told apart"),
+        ("identification --vectors {}/zeros.npy --labels {}/l.csv", "has a template"),
+        ("pairs --vectors {}/v.npy --labels {}/l.csv --pairs {}/pairs.txt", "l/A_0001.jpg (row 1) and m/A"),
         ("open-set --root {} --errata {}/gone", "cannot read"),
         ("open-set --vectors {}/gone.npy --labels {}/gone.csv", "cannot read"),
         ("pairs --vectors {}/v.npy", "holds no labels"),
@@ -75,6 +84,16 @@ def test_videos_are_evaluated(people: Path, rule: str, capsys: pytest.CaptureFix
 def test_wrong_sources_are_refused_in_one_line(
     line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in ("Ann", "Bob"):
+        (tmp_path / "singles" / name).mkdir(parents=True)
+        (tmp_path / "singles" / name / "1.jpg").touch()
+    np.save(tmp_path / "v.npy", np.eye(8)[[0, 1, 2, 3, 4]])
+    np.save(tmp_path / "zeros.npy", np.zeros((5, 8)))
+    (tmp_path / "l.csv").write_text("A,l/A_0001.jpg\nA,l/A_0002.jpg\nB,l/B_0001.jpg\nB,B_2\nC,m/A_0001.jpg\n")
+    (tmp_path / "one.csv").write_text("A\n" * 5)
+    (tmp_path / "who").write_text("Ann\nZed\n")
+    (tmp_path / "groups.csv").write_text("identity_id,sex\nZed,m\n")
+    (tmp_path / "pairs.txt").write_text("2\t1\n" + "A\t1\t2\nA\t1\tB\t1\n" * 2)
     assert main(["evaluate", *line.replace("{}", str(tmp_path)).split()]) == 1
     err = capsys.readouterr().err
     assert said in err

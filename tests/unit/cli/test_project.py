@@ -31,6 +31,7 @@ def test_flags_have_these_defaults(parser: Parser) -> None:
     given = parser.parse_args(NEEDED)
     assert (given.dimension, given.method, given.held_out, given.seed) == (128, "pca", 0.3, 0)
     assert given.to == Path("map.safetensors")
+    assert given.threshold is None
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_flags_have_these_defaults(parser: Parser) -> None:
         [*NEEDED, "--dimension", "63"],
         [*NEEDED, "--dimension", "1025"],
         [*NEEDED, "--held-out", "1"],
+        [*NEEDED, "--threshold", "1.1"],
         [*NEEDED, "--method", "lda"],
     ],
 )

@@ -46,7 +46,8 @@ def test_corrected_thresholds_do_not_fall_with_the_number_of_templates(shipped: 
 
 
 def test_the_correction_was_better_among_a_thousand_and_worse_among_a_hundred(shipped: Calibration) -> None:
-    assert shipped.is_crowding_better
+    # Of the fine-tuned network the gain is within chance.
+    assert shipped.is_crowding_better == (shipped.contract_name == "dlib-resnet")
     gains = {(one.size, one.fpir): one.fnir_plain - one.fnir_corrected for one in shipped.crowding}
     assert gains[1000, 0.01] > 0.02
     assert gains[100, 0.01] < 0.0

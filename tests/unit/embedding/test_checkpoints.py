@@ -16,12 +16,13 @@ from engine.embedding.checkpoints import (
     load_strictly,
     mirror_of,
     read_checkpoint,
-    sha256_of,
     sha256_of_state,
     threshold_of,
     write_safetensors,
 )
+from engine.embedding.weight_files import sha256_of
 from engine.errors import WeightsError
+from engine.trainer import checkpoint_files
 
 
 def small_net(seed: int = 0) -> nn.Module:
@@ -168,6 +169,28 @@ def test_dimensions_that_no_template_has_are_refused(dimension: int) -> None:
 @pytest.mark.parametrize("dimension", [64, 128, 512, 1024])
 def test_dimensions_of_templates_pass(dimension: int) -> None:
     check_dimension(dimension, "x.onnx")
+
+
+def test_a_checkpoint_of_a_run_is_called_so(tmp_path: Path) -> None:
+    path = checkpoint_files.save(tmp_path, 7, {"learner": small_net().state_dict(), "step": 7})
+    with pytest.raises(
+        WeightsError, match=r"step-000000007\.pt is a checkpoint of a run, not a network$"
+    ) as caught:
+        read_checkpoint(path)
+    assert "RUN/network.safetensors" in caught.value.hint
+
+
+def test_of_what_torch_says_only_the_beginning_is_told(tmp_path: Path) -> None:
+    """The rest is long, and advises to run the code that a file may hold."""
+    path = tmp_path / "net.pt"
+    torch.save(Path("x"), path)
+    with pytest.raises(WeightsError, match=r"is no torch file of tensors alone: Weights only load failed$"):
+        read_checkpoint(path)
+    # No tensors, as a memo without what it refers to, and a tuple of nothing.
+    for content in (b"", b"h0.", b"\x87."):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"alone: it is damaged$"):
+            read_checkpoint(path)
 
 
 def checkpoint_with(**metadata: str) -> Checkpoint:

@@ -41,7 +41,7 @@ def trained(base: DlibResNet) -> DlibResNet:
 @pytest.fixture
 def folder(tmp_path: Path, trained: DlibResNet) -> Path:
     path = tmp_path / "dlib-resnet-x1"
-    delta.write_delta(trained, path, threshold=0.9, card="docs/card.md")
+    delta.write_delta(trained, path, threshold=0.9, card="who it is for")
     return path
 
 
@@ -102,6 +102,8 @@ def test_a_folder_is_served_by_its_path_and_by_name(folder: Path) -> None:
     by_path = load_network(str(folder), "cpu")
     assert load_network(f"delta={folder}", "cpu").weights_sha256 == by_path.weights_sha256
     assert by_path.name == "dlib-resnet-x1"
+    assert delta.read_contract(folder).card == "model-card.md"
+    assert (folder / "model-card.md").read_text() == "who it is for"
 
 
 def test_every_folder_with_a_contract_is_found_in_order(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,34 +259,6 @@ def test_vectors_of_another_dimension_are_refused_for_what_they_are(tmp_path: Pa
         assert [info.gallery_id for info in target.galleries.infos()] == ["people"]
 
 
-def test_a_source_that_changed_is_noticed(tmp_path: Path, source: Path) -> None:
-    with Dying.open(tmp_path / "data") as target:
-        assert isinstance(target, Dying)
-        target.num_left = 100
-        with pytest.raises(Killed):
-            run(tmp_path, target, source)
-        write(source, unit_vectors(np.random.default_rng(9), NUM_ROWS + 1, DIMENSION))
-        with pytest.raises(PreconditionError, match="changed"):
-            run(tmp_path, target, source)
-        target.num_left = 1000
-        assert run(tmp_path, target, source, is_replanned=True).num_items == NUM_ROWS + 1
-        # One that is done is planned anew without being told to.
-        write(source, unit_vectors(np.random.default_rng(10), 5, DIMENSION))
-        assert run(tmp_path, target, source).num_items == 5
-
-
-def test_a_source_whose_times_tell_nothing_is_read_again_where_asked(tmp_path: Path, source: Path) -> None:
-    with opened(tmp_path) as target:
-        run(tmp_path, target, source)
-        assert run(tmp_path, target, source, is_reread=True).is_unchanged
-        times = source.stat()
-        write(source, unit_vectors(np.random.default_rng(77), NUM_ROWS, DIMENSION))
-        os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
-        names = source.with_suffix(".txt")
-        os.utime(names, ns=(times.st_atime_ns, times.st_mtime_ns))
-        assert run(tmp_path, target, source, is_reread=True).num_templates == 2 * NUM_ROWS
-
-
 def test_two_processes_do_not_run_one_job(tmp_path: Path, source: Path) -> None:
     settings = JobSettings(source=str(source), gallery="people", target=str((tmp_path / "data").resolve()))
     folder = JobFolder(tmp_path / "jobs", settings.id)
@@ -366,23 +337,6 @@ def test_what_the_name_means_now_is_what_counts(tmp_path: Path, source: Path) ->
         assert num_templates(target, "people") == NUM_ROWS + 10
 
 
-def test_a_replacement_whose_source_changed_fills_another_gallery(tmp_path: Path, source: Path) -> None:
-    with opened(tmp_path) as target:
-        run(tmp_path, target, source)
-        run(tmp_path, target, source, replace=True)
-        write(source, unit_vectors(np.random.default_rng(9), 50, DIMENSION))
-        lines: list[str] = []
-        told = run(tmp_path, target, source, replace=True, contract=None, say=lines.append)
-        assert told.num_templates == 50
-        assert num_templates(target, "people") == 50
-        assert lines[0].endswith("another gallery is filled")
-        write(source, unit_vectors(np.random.default_rng(10), 60, DIMENSION))
-        run(tmp_path, target, source, "others")
-        write(source, unit_vectors(np.random.default_rng(11), 70, DIMENSION))
-        run(tmp_path, target, source, "others", say=lines.append)
-        assert any(line.endswith("what is loaded stays") for line in lines)
-
-
 def test_nothing_is_published_where_everything_was_refused(tmp_path: Path) -> None:
     write(tmp_path / "v.npy", np.zeros((FAULT_ITEMS - 1, DIMENSION), np.float32))
     with opened(tmp_path) as target:
@@ -391,10 +345,3 @@ def test_nothing_is_published_where_everything_was_refused(tmp_path: Path) -> No
         assert target.find("people") is None
     (report,) = (tmp_path / "jobs").glob("*/report/report.csv")
     assert report.read_text("utf-8-sig").count("bad_vector") == FAULT_ITEMS - 1
-
-
-def test_a_plan_that_was_being_forgotten_is_made_anew(tmp_path: Path, source: Path) -> None:
-    with opened(tmp_path) as target:
-        summary = run(tmp_path, target, source)
-        (tmp_path / "jobs" / summary.job_id / "plan" / "header").unlink()
-        assert run(tmp_path, target, source).num_templates == NUM_ROWS

@@ -1,4 +1,4 @@
-"""A job of pictures into a gallery that keeps crops: they are there, and in no file of the job."""
+"""A job of pictures: what it loaded, templates and crops, is in the gallery and in no file of the job."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ def run(
     people: Path,
     mapper: PictureMapper,
     settings: GallerySettings = KEEPING,
+    *,
+    is_reread: bool = False,
 ) -> Summary:
     asked = JobSettings(
         source=str(people), gallery="people", target=target.name, model="dlib-resnet", gate=GATE
@@ -76,11 +78,19 @@ def run(
     folder = JobFolder(tmp_path / "data" / "jobs", asked.id)
     pictures = Pictures(mapper.source, mapper, Inline())
     with folder.locked(asked):
-        return Job(folder, asked, target, lambda _line: None).run(pictures, lambda: mapper.contract, settings)
+        return Job(folder, asked, target, lambda _line: None).run(
+            pictures, lambda: mapper.contract, settings, is_reread=is_reread
+        )
 
 
 def crops(target: LocalTarget, gallery: str = "people") -> dict[str, bytes]:
     return {one.source: one.crop for page in target.pages(gallery) for _, own in page for one in own}
+
+
+def templates(target: LocalTarget, gallery: str = "people") -> dict[str, bytes]:
+    return {
+        one.source: one.vector.tobytes() for page in target.pages(gallery) for _, own in page for one in own
+    }
 
 
 def outcomes(tmp_path: Path, summary: Summary) -> list[Outcome]:
@@ -100,10 +110,10 @@ def test_templates_have_the_crops_that_they_were_made_from(
         assert len(found) == summary.num_templates == sum(1 for _ in people.rglob("*.jpg"))
         embedder = mapper._parts.embedder
         aligned = [align(*restore(crop), embedder.alignment) for crop in found.values()]
-        templates = [one.vector for page in target.pages("people") for _, own in page for one in own]
-        cosines = (embedder.embed(np.stack(aligned)) * np.stack(templates)).sum(axis=1)
+        vectors = [one.vector for page in target.pages("people") for _, own in page for one in own]
+        cosines = (embedder.embed(np.stack(aligned)) * np.stack(vectors)).sum(axis=1)
         assert cosines.min() > 0.9995
-        assert all(one.crops == [] and one.vectors for one in outcomes(tmp_path, summary))
+        assert not any(one.crops or one.vectors for one in outcomes(tmp_path, summary))
         # Nobody else holds a face: erased in the gallery, it is in no file of the data folder.
         crop = next(iter(found.values()))
         gone = next(iter(target.pages("people")))[0][0].identity_id
@@ -192,3 +202,61 @@ def test_crops_count_among_what_the_disk_must_hold(
     monkeypatch.setattr(estimate, "CROP_DISK_BYTES", free)
     with opened(tmp_path) as target, pytest.raises(StorageFullError):
         run(tmp_path, target, people, mapper)
+
+
+def in_files(folder: Path, found: dict[str, bytes]) -> set[str]:
+    """Those of which some file holds the bytes."""
+    data = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    return {name for name, value in found.items() if any(value in one for one in data)}
+
+
+def test_a_finished_job_holds_no_template_and_is_still_done(
+    tmp_path: Path, people: Path, mapper: PictureMapper
+) -> None:
+    with opened(tmp_path) as target:
+        summary = run(tmp_path, target, people, mapper, GallerySettings())
+        found, job = templates(target), tmp_path / "data" / "jobs" / summary.job_id
+        assert len(found) == summary.num_templates > 2
+        assert not in_files(job, found)
+        kept = {path: path.read_bytes() for path in (job / "embedded").iterdir()}
+        for is_reread in (False, True):
+            assert run(tmp_path, target, people, mapper, GallerySettings(), is_reread=is_reread).is_unchanged
+        assert {path: path.read_bytes() for path in (job / "embedded").iterdir()} == kept
+        # Erased in the gallery, a template is in no file of the data folder.
+        assert in_files(tmp_path, found) == set(found)
+        target.galleries.get("people").remove_identities([PEOPLE[0]], erase=True)
+        assert in_files(tmp_path, found) == {name for name in found if not name.startswith(PEOPLE[0])}
+        # Without its gallery all is embedded anew, to the same bits.
+        target.galleries.delete_alias("people")
+        target.galleries.delete(summary.gallery_id)
+        assert not run(tmp_path, target, people, mapper, GallerySettings()).is_unchanged
+        assert templates(target) == found
+        assert not in_files(job, found)
+
+
+@pytest.mark.parametrize("is_gallery_lost", [False, True])
+def test_a_job_killed_while_it_gives_its_templates_away_loses_none(
+    tmp_path: Path, people: Path, mapper: PictureMapper, *, is_gallery_lost: bool
+) -> None:
+    keep, num_kept = JobFolder.keep_outcomes, 0
+
+    def keep_one(self: JobFolder, number: int, given: list[Outcome]) -> None:
+        nonlocal num_kept
+        num_kept += not any(one.vectors for one in given)
+        if num_kept > 1:
+            raise Killed
+        keep(self, number, given)
+
+    with opened(tmp_path) as target:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(JobFolder, "keep_outcomes", keep_one)
+            with pytest.raises(Killed):
+                run(tmp_path, target, people, mapper, GallerySettings())
+        (begun,) = target.galleries.infos()
+        found = templates(target, begun.gallery_id)
+        assert 0 < len(in_files(tmp_path / "data" / "jobs", found)) < len(found)
+        if is_gallery_lost:
+            target.galleries.delete(begun.gallery_id)
+        run(tmp_path, target, people, mapper, GallerySettings())
+        assert templates(target) == found
+        assert not in_files(tmp_path / "data" / "jobs", found)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import InvalidInputError, PictureTooLargeError
+from engine.errors import EngineError, InvalidInputError, PictureTooLargeError
 from engine.limits import SOURCE_BYTES_MAX
+from indexer import plan
+from indexer.fault import FAULT_ITEMS
 from indexer.items import Item, Reason, Refusal
 from indexer.sources.folder import FolderSource
 from indexer.sources.names import row_prefix, source_key
@@ -126,6 +128,38 @@ def test_links_that_circle_or_lead_outside_or_nowhere_are_refused(tmp_path: Path
     ]
     source = FolderSource(root)
     assert all(b"3" not in source.read(item) for item in items)
+
+
+def test_a_refused_link_is_called_one_and_what_to_do_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    put(root, "a/1.jpg", "a/deep/2.jpg")
+    put(tmp_path, "elsewhere/3.jpg")
+    (root / "a/back").symlink_to(root / "a")
+    (root / "a/nowhere.jpg").symlink_to("gone.jpg")
+    (root / "a/other").symlink_to(root / "a/deep")
+    (root / "a/out.jpg").symlink_to(tmp_path / "elsewhere/3.jpg")
+    (root / "a/twice").symlink_to(root / "a/deep")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    details = {one.key: one.detail for one in FolderSource(root).items() if isinstance(one, Refusal)}
+    outside = "a link that leads outside the source, where nothing is read: put there what it leads to, "
+    outside += "or give a SOURCE that holds both"
+    assert details == {
+        "a/back": "a link that leads back to a folder that it lies in: remove it",
+        "a/nowhere.jpg": "a link that cannot be followed (No such file or directory): mend or remove it",
+        "a/out.jpg": outside,
+        "a/twice": "a link to a folder that another link of this identity led to: remove one of them",
+        "b": outside,
+    }
+
+
+@pytest.mark.parametrize("num", [1, FAULT_ITEMS])
+def test_where_all_are_links_to_elsewhere_the_error_says_so(tmp_path: Path, num: int) -> None:
+    put(tmp_path, "elsewhere/1.jpg")
+    (tmp_path / "root").mkdir()
+    for number in range(num):
+        (tmp_path / "root" / f"{number:03}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineError, match=r"000: (bad_path )?a link that leads outside the source"):
+        plan.make_plan(tmp_path / "plan", FolderSource(tmp_path / "root"))
 
 
 def test_a_web_of_links_is_walked_once(tmp_path: Path) -> None:

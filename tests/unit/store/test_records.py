@@ -26,14 +26,29 @@ def test_keys_come_back_and_sort_as_their_numbers(one: int, other: int) -> None:
 
 @given(st.integers(0, (1 << 32) - 1), st.lists(NUMBERS, min_size=10, max_size=10))
 def test_a_state_comes_back(dimension: int, counters: list[int]) -> None:
-    for has_crops in (False, True):
-        state = State(dimension, *counters, has_crops=has_crops)
+    for number in range(records.FORMAT_LEAST, records.FORMAT_VERSION + 1):
+        state = State(dimension, *counters, format=number)
         assert records.unpack_state(records.pack_state(state)) == state
 
 
-def test_only_a_gallery_that_keeps_crops_is_of_a_format_that_older_versions_refuse() -> None:
-    assert records.state_format(records.pack_state(State(4))) == 2
-    assert records.state_format(records.pack_state(State(4, has_crops=True))) == records.FORMAT_VERSION == 3
+@pytest.mark.parametrize(
+    ("number", "settings"),
+    [
+        (2, GallerySettings(threshold=0.5, crowding=CrowdingCorrection.ON)),
+        (3, GallerySettings(keep_crops=True)),
+        (4, GallerySettings(keep_crops=True, target_fpir=0.01)),
+        (4, GallerySettings(target_fmr=0.01)),
+        (4, GallerySettings(ambiguity=0.01)),
+    ],
+)
+def test_what_older_versions_would_do_wrong_is_of_a_format_that_they_refuse(
+    number: int, settings: GallerySettings
+) -> None:
+    state = State(4, format=records.format_of(settings))
+    assert records.state_format(records.pack_state(state)) == number
+    assert records.FORMAT_VERSION == 4
+    # A store of format 1 is brought to the next one as it is written.
+    assert records.state_format(records.pack_state(State(4, format=1))) == 2
 
 
 @given(NUMBERS, TIMES_MS, st.floats(0, 1, width=32), st.text(max_size=60), st.integers(0, 1024))

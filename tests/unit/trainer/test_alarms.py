@@ -34,6 +34,8 @@ def test_what_is_not_finite_stops_the_run_and_says_what_came_before(
         watch.check(7, loss, gradient_norm, 0.5)
     assert "step 6 loss 0.25" in raised.value.message
     assert "optimizer.learning_rate" in raised.value.hint
+    # At the first steps there is none.
+    assert "checkpoint" not in raised.value.hint
 
 
 def test_vectors_that_have_become_one_stop_the_run_after_some_steps_in_a_row() -> None:

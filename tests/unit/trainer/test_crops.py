@@ -20,15 +20,16 @@ from engine.embedding.align import ARCFACE, DLIB, align
 from engine.embedding.detect import Detector
 from engine.embedding.images import decode, encode_png
 from engine.embedding.pipeline import choose
-from engine.errors import CorruptDataError, DeviceError, InvalidInputError
+from engine.errors import CorruptDataError, DeviceError, InvalidInputError, PreconditionError
 from engine.trainer import crops as crops_module
-from engine.trainer.crop_files import keep_crops
+from engine.trainer.crop_files import FORMAT, Recipe, keep_only
 from engine.trainer.crop_set import CropRows, CropSet
 from engine.trainer.crops import CropSettings, build_crops, describe, open_crops, refusals_of
 from engine.types import FaceChoice
 from indexer.items import Item, Refusal
 from indexer.sources import open_source
 from indexer.sources.folder import FolderSource
+from tests.unit.trainer.faces import keep_crops
 
 PEOPLE = {"Aaron_Peirsol": (1, 2), "Abdullah": (1, 2), "Adam_Sandler": (1,)}
 Pixels = NDArray[np.uint8]
@@ -125,8 +126,26 @@ def test_kept_crops_come_back_and_travel_as_a_path(tmp_path: Path, pixels: Pixel
     assert len(sent) < 1000
     assert np.array_equal(pickle.loads(sent)[:], pixels[[4, 0]])
     assert np.array_equal(pickle.loads(pickle.dumps(crops.crops.take(np.array([3]))))[:], pixels[[3]])
-    with pytest.raises(InvalidInputError, match="no finished crops dlib-150"):
+    with pytest.raises(InvalidInputError, match="no finished crops dlib-150") as raised:
         open_crops(tmp_path, "dlib-150")
+    assert "identiface train run" in raised.value.hint
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_crops_that_travelled_are_not_read_from_a_file_that_took_their_place(
+    tmp_path: Path, pixels: Pixels, is_gone: bool
+) -> None:
+    mine = keep_crops(tmp_path, set_of(pixels))
+    sent = pickle.dumps(mine.crops)
+    assert np.array_equal(pickle.loads(sent)[0], pixels[0])
+    if is_gone:
+        shutil.rmtree(tmp_path / "arcface-112")
+    else:
+        keep_crops(tmp_path, set_of(255 - pixels))
+    with pytest.raises(PreconditionError, match="made anew by another run"):
+        pickle.loads(sent)[0]
+    # Who has them open still reads their own.
+    assert np.array_equal(mine.crops[:], pixels)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "empty", "gone"])
@@ -214,6 +233,42 @@ def test_a_changed_source_is_made_anew(
     assert "the source has changed" in capsys.readouterr().err
     build_crops(FolderSource(folder), cache, ARCFACE, CropSettings(min_face_px=60))
     assert "the settings have changed" in capsys.readouterr().err
+
+
+@pytest.mark.data
+def test_faces_are_looked_for_anew_where_settings_or_source_changed(tmp_path: Path, folder: Path) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(InvalidInputError, match="none of 5 pictures"):
+        build_crops(FolderSource(folder), cache, ARCFACE, CropSettings(min_face_px=400))
+    assert len(build_crops(FolderSource(folder), cache, ARCFACE)) == 5
+    wall = encode_png(np.full((99, 99, 3), 90, np.uint8))
+    (folder / "Abdullah" / "Abdullah_0001.jpg").write_bytes(wall)
+    changed = build_crops(FolderSource(folder), cache, ARCFACE)
+    assert len(changed) == 4
+    assert changed.digest == build_crops(FolderSource(folder), tmp_path / "other", ARCFACE).digest
+
+
+def test_only_what_the_same_recipe_made_is_kept(tmp_path: Path) -> None:
+    recipe = Recipe(FORMAT, "digest", {"min_face_px": 70})
+    keep_only(tmp_path, recipe)
+    made = [tmp_path / "faces" / "00000", tmp_path / "a" / "parts" / "00000", tmp_path / "b" / "index"]
+    # Broken off before its index was there.
+    made.append(tmp_path / "c" / "crops.npy")
+    theirs = tmp_path / "notes" / "mine"
+    for others in (
+        Recipe(FORMAT, "other", recipe.settings),
+        Recipe(FORMAT, "digest", {"min_face_px": 60}),
+        Recipe(FORMAT + 1, "digest", recipe.settings),
+    ):
+        for path in (*made, theirs):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+        keep_only(tmp_path, recipe)
+        assert all(path.exists() for path in made)
+        keep_only(tmp_path, others)
+        assert {path.name for path in tmp_path.iterdir()} == {"recipe", "notes"}
+        assert theirs.exists()
+        keep_only(tmp_path, recipe)
 
 
 @pytest.mark.data

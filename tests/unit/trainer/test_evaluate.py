@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ import pytest
 from engine.assembly import EmbeddingSettings, build_pipeline
 from engine.errors import DeviceError, EngineError, InvalidInputError, UndecodablePictureError
 from engine.metrics import NO_TEMPLATE
+from engine.trainer.bootstrap import BootstrapSettings
 from engine.trainer.evaluate import (
     BATCH_PICTURES,
     FARS,
+    PairsReport,
     PictureTemplates,
     embed_pictures,
-    evaluate_pairs,
     judge_pairs,
     pair_similarities,
 )
+from engine.trainer.evaluation import Extras, evaluate_pairs
 from engine.trainer.pairs import PairSet, read_pairs
 from engine.types import Box, EmbeddedFace, EmbeddingContract, Face, FaceChoice
 
@@ -97,6 +100,14 @@ def lfw(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, Path]:
     return root, pairs_path
 
 
+def evaluated(root: Path, pairs_path: Path, **options: Any) -> PairsReport:
+    extras = Extras(bootstrap=BootstrapSettings(num_resamples=10))
+    pairs = read_pairs(pairs_path, root)
+    report = evaluate_pairs(WrittenVectors(), pairs, extras=extras, **options).folds
+    assert report is not None
+    return report
+
+
 def naive_similarities(pairs: PairSet) -> list[float]:
     cosines = []
     for pair in pairs.pairs:
@@ -125,7 +136,7 @@ def test_no_pictures_are_no_templates() -> None:
 
 
 def test_the_report_has_the_agreed_keys_first_and_is_json(lfw: tuple[Path, Path]) -> None:
-    report = evaluate_pairs(WrittenVectors(), *lfw, min_face_px=70)
+    report = evaluated(*lfw, min_face_px=70)
 
     values = json.loads(json.dumps(report.as_json()))
 
@@ -141,7 +152,7 @@ def test_the_report_has_the_agreed_keys_first_and_is_json(lfw: tuple[Path, Path]
 def test_the_rates_are_those_of_the_pairs(lfw: tuple[Path, Path]) -> None:
     pairs = read_pairs(lfw[1], lfw[0])
     similarities = np.array(naive_similarities(pairs))
-    report = evaluate_pairs(WrittenVectors(), *lfw)
+    report = evaluated(*lfw)
 
     mated, non_mated = similarities[pairs.is_same], similarities[~pairs.is_same]
     wins = np.mean([float(m > n) for m in mated for n in non_mated])
@@ -153,13 +164,13 @@ def test_the_rates_are_those_of_the_pairs(lfw: tuple[Path, Path]) -> None:
 
 def test_a_picture_without_face_makes_all_its_pairs_wrong(lfw: tuple[Path, Path]) -> None:
     root, pairs_path = lfw
-    whole = evaluate_pairs(WrittenVectors(), root, pairs_path)
+    whole = evaluated(root, pairs_path)
     (root / "Person_0_0" / "Person_0_0_0001.jpg").write_bytes(b"nobody")
     (root / "Person_1_0" / "Person_1_0_0002.jpg").write_bytes(b"damaged")
     pairs = read_pairs(pairs_path, root)
     templates = embed_pictures(WrittenVectors(), pairs.pictures)
     similarities = pair_similarities(pairs, templates)
-    report = evaluate_pairs(WrittenVectors(), root, pairs_path)
+    report = evaluated(root, pairs_path)
 
     assert templates.num_not_detected == report.not_detected == 2
     # Each of the two pictures is in a same pair and in a different pair of its fold.
@@ -193,12 +204,12 @@ def test_the_mean_over_people_weighs_each_person_once(tmp_path: Path) -> None:
 def test_an_error_that_is_not_the_pictures_own_is_raised(lfw: tuple[Path, Path]) -> None:
     (lfw[0] / "Person_0_0" / "Person_0_0_0001.jpg").write_bytes(b"no device")
     with pytest.raises(DeviceError, match="gone"):
-        evaluate_pairs(WrittenVectors(), *lfw)
+        evaluated(*lfw)
 
 
 def test_one_face_of_each_picture_is_compared_never_all(lfw: tuple[Path, Path]) -> None:
     with pytest.raises(InvalidInputError, match="not all"):
-        evaluate_pairs(WrittenVectors(), *lfw, choice=FaceChoice.ALL)
+        evaluated(*lfw, choice=FaceChoice.ALL)
 
 
 def test_a_picture_that_vanished_is_named(tmp_path: Path) -> None:
@@ -217,9 +228,9 @@ def test_where_no_picture_shows_a_face_nothing_can_be_judged(lfw: tuple[Path, Pa
 def test_a_line_off_a_terminal_and_a_bar_where_asked(
     lfw: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate_pairs(WrittenVectors(), *lfw)
+    evaluated(*lfw)
     assert capsys.readouterr().err.startswith("embedded 60 pictures in ")
-    evaluate_pairs(WrittenVectors(), *lfw, progress=True)
+    evaluated(*lfw, progress=True)
     bar = capsys.readouterr().err
     assert "60/60" in bar
     assert "embedding: 100%" in bar
@@ -235,8 +246,9 @@ def test_the_real_pipeline_tells_lfw_people_apart(data_folder: Path, tmp_path: P
     pairs_path.write_text("\n".join(["2\t10", *chosen]))
 
     with build_pipeline(EmbeddingSettings(device="cpu", num_threads=1)) as pipeline:
-        report = evaluate_pairs(pipeline, data_folder / "lfw" / "images", pairs_path)
+        report = evaluate_pairs(pipeline, read_pairs(pairs_path, data_folder / "lfw" / "images")).folds
 
+    assert report is not None
     assert report.not_detected == 0
     assert report.accuracy_mean >= 39 / 40
     assert report.as_json()["contract"] == "dlib-resnet"

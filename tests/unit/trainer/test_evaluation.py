@@ -11,17 +11,18 @@ import pytest
 from engine.cli.output_evaluate import identification_lines, pairs_lines
 from engine.errors import InvalidInputError
 from engine.trainer.bootstrap import BootstrapSettings, bootstrap_open_set
-from engine.trainer.evaluate import evaluate_pairs
 from engine.trainer.evaluation import (
     Extras,
     evaluate_all_pairs,
     evaluate_named_folds,
+    evaluate_pairs,
     evaluate_roles,
 )
+from engine.trainer.groups import Groups
 from engine.trainer.open_set import judge_open_set, measure_open_set
-from engine.trainer.pairs import read_named_pairs
+from engine.trainer.pairs import read_named_pairs, read_pairs
 from engine.trainer.people import embed_people, find_pictures
-from engine.trainer.roles import open_roles
+from engine.trainer.roles import closed_roles, open_roles
 from engine.trainer.vectors_file import LabelledVectors
 from engine.trainer.verification import compare_all, judge_verification
 from engine.types import FaceChoice
@@ -151,12 +152,12 @@ def test_vectors_with_keys_are_judged_as_their_pictures(tmp_path: Path, rng: np.
     labelled = LabelledVectors(
         np.array(vectors)[order], np.arange(len(keys)), tuple(keys[place] for place in order)
     )
-    wanted = evaluate_pairs(WrittenVectors(), root, pairs_path)
+    extras = Extras(bootstrap=SETTINGS)
+    wanted = evaluate_pairs(WrittenVectors(), read_pairs(pairs_path, root), extras=extras)
 
     pairs = read_named_pairs(pairs_path, labelled.keys)
-    evaluation = evaluate_named_folds(pairs, labelled, {}, Extras(bootstrap=SETTINGS))
+    evaluation = evaluate_named_folds(pairs, labelled, {}, extras)
 
-    assert evaluation.folds is not None
     values, of_pictures = evaluation.as_json(), wanted.as_json()
     for key in ("pairs", "folds", "accuracy_mean", "accuracy_std", "not_detected", "per_person_accuracy"):
         assert values[key] == of_pictures[key]
@@ -166,6 +167,41 @@ def test_vectors_with_keys_are_judged_as_their_pictures(tmp_path: Path, rng: np.
         InvalidInputError, match=r"16 pictures of the pairs are no vector's: P_0_0/P_0_0_0001"
     ):
         read_named_pairs(pairs_path, ["", "other.jpg"])
+
+
+def test_a_picture_of_the_pairs_that_two_vectors_claim_is_refused(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    pairs_path = tmp_path / "pairs.txt"
+    pairs_path.write_text("2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\nAnn\t1\t3\nAnn\t2\tBob\t1\n")
+    keys = [f"a/{name}.jpg" for name in ("Ann_0001", "Ann_0002", "Ann_0003", "Bob_0001", "Cid_0001")]
+    # What no pair needs may come twice, as may vectors without any key.
+    keys += ["b/Cid_0001.jpg", "", "", "b/Ann_0001.png"]
+    labelled = LabelledVectors(rng.normal(size=(9, 4)), np.arange(9), tuple(keys))
+    pairs = read_named_pairs(pairs_path, labelled.keys)
+    with pytest.raises(InvalidInputError, match=r"a/Ann_0001\.jpg \(row 1\) and b/Ann_0001\.png \(row 9\)"):
+        evaluate_named_folds(pairs, labelled, {}, Extras(bootstrap=SETTINGS))
+    once = labelled.only(range(8))
+    assert evaluate_named_folds(pairs, once, {}, Extras(bootstrap=SETTINGS)).rates.num_mated_pairs == 2
+
+
+def test_where_nothing_is_a_template_or_groups_name_nobody_it_is_said(rng: np.random.Generator) -> None:
+    labels = np.array([1, 1, 2, 2])
+    blind = LabelledVectors(np.zeros((4, 3)), labels, ("",) * 4)
+    seen = LabelledVectors(rng.normal(size=(4, 3)), labels, ("",) * 4)
+    unknown: tuple[Groups, ...] = ({"sex": {"7": "f", "8": "m"}}, {"sex": {}})
+    for groups in unknown:
+        extras = Extras(bootstrap=SETTINGS, groups=groups)
+        with pytest.raises(InvalidInputError, match=r"none of the 2 judged.*like 1"):
+            evaluate_all_pairs(seen, extras)
+        with pytest.raises(InvalidInputError, match=r"none of the 2 judged.*like 1"):
+            evaluate_roles(seen, closed_roles(labels), {}, extras=extras)
+    some = Extras(bootstrap=SETTINGS, groups={"sex": {"7": "f", "1": "m"}})
+    assert [group.value for group in evaluate_all_pairs(seen, some).groups] == ["m"]
+    with pytest.raises(InvalidInputError, match="none of 4 vectors or pictures has a template"):
+        evaluate_all_pairs(blind)
+    with pytest.raises(InvalidInputError, match="none of 4 vectors or pictures has a template"):
+        evaluate_roles(blind, closed_roles(labels), {})
 
 
 def test_errata_of_numbered_people_are_numbers(rng: np.random.Generator) -> None:

@@ -15,8 +15,9 @@ from engine.embedding.checkpoints import read_checkpoint
 from engine.embedding.embed import Embedder
 from engine.embedding.networks import load_network
 from engine.errors import SettingsError, WeightsError
+from engine.trainer import export
 from engine.trainer.backbones import as_network, build_backbone
-from engine.trainer.export import PARITY_MAX, export_onnx, export_safetensors
+from engine.trainer.export import PARITY_MAX, export_folder, export_onnx, export_safetensors, with_base_in
 
 
 def crops_for(size_px: int, num: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -76,7 +77,65 @@ def test_a_head_is_written_beside_its_base_alone(tmp_path: Path) -> None:
         export_safetensors(head, tmp_path / "head.safetensors", mirror=True)
 
 
-@pytest.mark.parametrize(("spec", "is_mirrored"), [("mobilefacenet", True), ("head", False)])
+@pytest.mark.parametrize("spec", ["nn4-small2", "mobilefacenet", "timm:mobilenetv3_small_050", "head"])
+def test_a_folder_of_any_network_is_served_with_nearly_the_same_templates(tmp_path: Path, spec: str) -> None:
+    backbone = build_backbone(spec, seed=1)
+    folder = tmp_path / "mine"
+    sha256 = export_folder(backbone, folder, threshold=0.42, card="who it is for")
+    served, trained = Embedder(load_network(str(folder), "cpu")), Embedder(as_network(backbone))
+    contract = served.contract
+    assert (contract.weights_sha256, contract.threshold, contract.dimension) == (sha256, 0.42, 128)
+    assert (contract.mirror, contract.alignment) == (backbone.mirror, backbone.alignment.name)
+    crops = crops_for(backbone.alignment.size_px)
+    similarities = np.einsum("nd,nd->n", served.embed(crops), trained.embed(crops), dtype=np.float64)
+    assert (1.0 - similarities).max() < 1e-5
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "contract.json",
+        "model-card.md",
+        "part-00.safetensors",
+    ]
+    export_safetensors(backbone, tmp_path / "mine.safetensors")
+    part, whole = folder / "part-00.safetensors", tmp_path / "mine.safetensors"
+    assert part.stat().st_size < 0.6 * whole.stat().st_size
+
+
+def test_a_head_and_its_base_may_both_be_folders(tmp_path: Path) -> None:
+    export_folder(build_backbone("mobilefacenet", seed=1), tmp_path / "made" / "base", mirror=True)
+    head = build_backbone(f"head:{tmp_path / 'made' / 'base'}", seed=2, dimension=64)
+    target = tmp_path / "served" / "head"
+    shipped = with_base_in(head, target)
+    export_folder(shipped, target)
+    assert sorted(path.name for path in target.parent.iterdir()) == ["base-base", "head"]
+    # Named again, the copy stays.
+    assert with_base_in(head, target).base_spec == shipped.base_spec == str(target.with_name("base-base"))
+    (tmp_path / "made").rename(tmp_path / "moved")
+    crops = crops_for(112)
+    served = Embedder(load_network(str(target), "cpu"))
+    np.testing.assert_allclose(served.embed(crops), Embedder(as_network(head)).embed(crops), atol=1e-3)
+    assert served.contract.name == "mapped:mobilefacenet"
+    # Another base of its name is not written over it.
+    export_folder(build_backbone("mobilefacenet", seed=3), tmp_path / "made" / "base", mirror=True)
+    other = build_backbone(f"head:{tmp_path / 'made' / 'base'}", seed=2, dimension=64)
+    with pytest.raises(SettingsError, match="is there already, and is not"):
+        with_base_in(other, target.with_name("other"))
+    # A base that names the map is told by its digest, and not followed.
+    contract = json.loads((target / "contract.json").read_text())
+    contract["metadata"]["base"] = "head"
+    (target / "contract.json").write_text(json.dumps(contract))
+    with pytest.raises(WeightsError, match="was learnt on base head of sha256"):
+        load_network(str(target), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_mirrored"),
+    [
+        ("dlib-resnet", True),
+        ("nn4-small2", False),
+        ("mobilefacenet", True),
+        ("timm:mobilenetv3_small_050", False),
+        ("head", False),
+    ],
+)
 def test_onnx_is_served_by_its_path_with_the_same_templates(
     tmp_path: Path, spec: str, *, is_mirrored: bool
 ) -> None:
@@ -94,19 +153,41 @@ def test_onnx_is_served_by_its_path_with_the_same_templates(
     assert (served.contract.mirror, served.contract.threshold) == (is_mirrored, 0.37)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]
     sidecar = json.loads((tmp_path / "net.onnx.json").read_text())
-    means = {"mobilefacenet": [127.5] * 3, "head": [122.782, 117.001, 104.298]}
-    assert sidecar["mean"] == pytest.approx(means[spec])
-    assert sidecar["scale"] == {"mobilefacenet": 128.0, "head": 256.0}[spec]
+    dlib = ([122.782, 117.001, 104.298], 256.0)
+    mean, scale = {
+        "dlib-resnet": dlib,
+        "nn4-small2": ([0.0] * 3, 255.0),
+        "mobilefacenet": ([127.5] * 3, 128.0),
+        "timm:mobilenetv3_small_050": ([123.675, 116.28, 103.53], 255.0 * 0.678 / 3),
+        "head": dlib,
+    }[spec]
+    assert sidecar["mean"] == pytest.approx(mean)
+    assert sidecar["scale"] == pytest.approx(scale)
     # torch notes where each line of its caller lies.
     assert str(Path(__file__).parents[3]).encode() not in path.read_bytes()
     assert backbone.module.training
+
+
+def test_a_model_that_differs_from_torch_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "PARITY_MAX", -1.0)
+    for name in ("net.onnx", "net.onnx.json"):
+        (tmp_path / name).write_bytes(b"before")
+    with pytest.raises(WeightsError, match="nothing is written"):
+        export_onnx(build_backbone("head", seed=1), tmp_path / "net.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "net.onnx": b"before",
+        "net.onnx.json": b"before",
+    }
 
 
 def test_a_network_of_numbers_that_are_none_is_not_written(tmp_path: Path) -> None:
     backbone = build_backbone("mobilefacenet", seed=1)
     with torch.no_grad():
         backbone.module.get_parameter("head.convolution.weight")[0] = torch.nan
-    for write, name in ((export_safetensors, "net.safetensors"), (export_onnx, "net.onnx")):
+    writers = (export_safetensors, "net.safetensors"), (export_folder, "net"), (export_onnx, "net.onnx")
+    for write, name in writers:
         with pytest.raises(WeightsError, match=r"not finite: head\.convolution\.weight"):
             write(backbone, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
@@ -121,8 +202,10 @@ def test_wrong_suffixes_thresholds_and_folders_are_refused(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="no similarity"):
         export_safetensors(backbone, tmp_path / "net.safetensors", threshold=1.5)
     with pytest.raises(SettingsError, match="no similarity"):
+        export_folder(backbone, tmp_path / "net", threshold=1.5)
+    with pytest.raises(SettingsError, match="no similarity"):
         export_onnx(backbone, tmp_path / "net.onnx", threshold=float("nan"))
-    with pytest.raises(WeightsError, match="cannot write weight file"):
+    with pytest.raises(WeightsError, match="cannot write"):
         export_safetensors(backbone, tmp_path / "nowhere" / "net.safetensors")
     nameless = dataclasses.replace(build_backbone("head", seed=1), base_spec=None)
     with pytest.raises(SettingsError, match="no map of a network that can be named"):

@@ -165,3 +165,22 @@ def test_what_fits_is_tried_with_a_whole_step() -> None:
     pixels, _ = batch()
     assert training.does_fit(4, pixels)
     assert all(p.grad is None for p in training.faces.parameters())
+
+
+def test_the_average_is_of_running_statistics_too() -> None:
+    settings = TrainSettings(optimizer=OptimizerSettings(ema_decay=0.5, warmup_steps=0))
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.BatchNorm2d(3), Tiny())
+    faces = Faces(module, SCALING, is_mirrored=False, is_bfloat16=False)
+    learning = Learner(faces, build_objective(settings.objective, 4, DIMENSION), settings, ALONE, "cpu")
+    statistics = module.get_buffer("0.running_mean")
+    expected = statistics.clone()
+    for step in range(20):
+        learning.forward_backward(*batch(step), step)
+        learning.move(step)
+        expected = expected.lerp(statistics, 1.0 - min(0.5, (1 + step) / (10 + step)))
+    live = statistics.clone()
+    assert (live - expected).abs().max() > 1e-5
+    with learning.averaged():
+        torch.testing.assert_close(module.get_buffer("0.running_mean"), expected)
+    assert torch.equal(module.get_buffer("0.running_mean"), live)

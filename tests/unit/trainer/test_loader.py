@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import DeviceError, InvalidInputError, SettingsError
+from engine.errors import DeviceError, InvalidInputError, PreconditionError, SettingsError, TrainingError
 from engine.trainer.augment import NO_AUGMENTATION, AugmentSettings
-from engine.trainer.crop_files import keep_crops
 from engine.trainer.crop_set import CropRows, CropSet
 from engine.trainer.loader import Batch, Loader, Rows
 from engine.trainer.sampler import PKSampler
+from tests.unit.trainer.faces import keep_crops
 
 SETTINGS = AugmentSettings(occlusion=0.5, colour=0.5, blur=0.5, resample=0.5, jpeg=0.5)
 
@@ -46,7 +46,7 @@ class Failing:
 
     def rows(self, step: int) -> Rows:
         if step >= 2:
-            raise InvalidInputError(f"step {step} cannot be")
+            raise InvalidInputError(f"step {step} cannot be", hint="begin anew")
         return np.arange(4)
 
 
@@ -114,10 +114,23 @@ def test_errors_of_a_worker_reach_the_caller(crops: CropSet, num_workers: int) -
     with Loader(crops, Failing(), NO_AUGMENTATION, num_workers) as loader:
         running = loader.batches(0, 9)
         seen.extend(next(running).step for _ in range(2))
-        with pytest.raises(InvalidInputError, match="step 2 cannot be"):
+        with pytest.raises(InvalidInputError, match=r"^step 2 cannot be$") as raised:
             next(running)
+    assert raised.value.hint == "begin anew"
     assert seen == [0, 1]
     assert not multiprocessing.active_children()
+
+
+def test_crops_that_another_run_made_anew_are_not_trained_on(crops: CropSet, tmp_path: Path) -> None:
+    others = CropSet(
+        CropRows(255 - crops.crops[:]), crops.labels, crops.identities, crops.keys, "arcface-112"
+    )
+    with Loader(crops, sampler_of(crops), NO_AUGMENTATION, 1) as loader:
+        keep_crops(tmp_path, others)
+        with pytest.raises(PreconditionError, match="made anew by another run") as raised:
+            next(loader.batches(0, 9))
+        assert str(tmp_path) in raised.value.message
+        assert "--crops" in raised.value.hint
 
 
 def test_closing_ends_the_workers_and_the_loader_can_be_used_again(crops: CropSet) -> None:
@@ -181,3 +194,14 @@ def test_ctrl_c_in_a_terminal_leaves_workers_at_their_work(crops: CropSet) -> No
         # More than lie ready: an ended worker would be missed.
         assert [batch.step for batch in itertools.islice(running, 6)] == [1, 2, 3, 4, 5, 6]
         assert worker.is_alive()
+
+
+def test_a_worker_that_is_killed_is_told(crops: CropSet) -> None:
+    with Loader(crops, sampler_of(crops), SETTINGS, 1) as loader:
+        running = loader.batches(0, 1000)
+        next(running)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(TrainingError, match="was killed") as raised:
+            list(running)
+    assert "--workers" in raised.value.hint

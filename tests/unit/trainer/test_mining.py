@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.errors import InvalidInputError
 from engine.trainer import losses, mining
@@ -75,6 +76,21 @@ def oracle(name: str, d: Tensor, labels: Tensor, reference_labels: Tensor) -> Ro
         else:
             chosen.append((anchor, positive, max(negatives, key=lambda n: float(d[anchor, n]))))
     return sorted(chosen)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the largest tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        for one in given if isinstance(given, (tuple, list)) else [given]:
+            if isinstance(one, Tensor):
+                self.num_bytes = max(self.num_bytes, one.nelement() * one.element_size())
+        return given
 
 
 def rows_of(triplets: Triplets) -> Rows:
@@ -174,6 +190,50 @@ def test_equal_vectors_are_mined_by_label_alone(name: str) -> None:
     assert set(rows_of(mined)) <= set(all_triplets(labels, labels))
     # A window takes only negatives that are farther; every other miner has triplets to give.
     assert len(mined) == {"semihard": 8, "semihard-window": 0, "hard": 5, "all": 18}[name]
+
+
+def test_semihard_passes_over_negatives_exactly_as_far_as_the_positive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of anchor 0 with positive 1 at 2.0: negatives at 2.0 are no farther, so 5 at 3.0 is taken; of anchor 1
+    no negative is farther, so its farthest. TensorFlow Addons' mask is likewise strict."""
+    labels = torch.tensor([0, 0, 1, 2, 3, 4])
+    d = torch.full((6, 6), 9.0).fill_diagonal_(0.0)
+    d[0, 1:] = torch.tensor([2.0, 2.0, 4.0, 2.0, 3.0])
+    d[1] = torch.tensor([2.0, 0.0, 1.0, 2.0, 0.5, 1.5])
+    for positives_max in (0, 10**6):
+        monkeypatch.setattr(mining, "SCANNED_POSITIVES_MAX", positives_max)
+        assert rows_of(mine_semihard(d, labels, labels)) == [(0, 1, 5), (1, 0, 3)]
+    assert rows_of(mine_semihard_window(d, labels, labels, 1.0)) == [(0, 1, 5)]
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_triplets_are_listed_alike_in_blocks_of_any_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = draw(5, 12, 9, 4)
+    d = batch.distances("squared-l2")
+    monkeypatch.setattr(mining, "SCANNED_BLOCK", block)
+    for name in ("all", "semihard-window"):
+        mined = BY_DISTANCE[name](d, batch.labels, batch.reference_labels)
+        assert len(mined) > 0
+        assert rows_of(mined) == oracle(name, d, batch.labels, batch.reference_labels)
+
+
+@pytest.mark.parametrize("kind", ["few positives", "few negatives"])
+def test_nothing_larger_than_a_block_or_the_triplets_is_built(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mining, "SCANNED_BLOCK", 2**14)
+    if kind == "few positives":
+        labels = torch.arange(64).repeat_interleave(2)
+        references, num = torch.cat([labels, torch.arange(64, 4014)]), 128 * (4078 - 2)
+    else:
+        labels = references = torch.arange(300).clamp(max=1)
+        num = 299 * 298
+    with Largest() as seen:
+        mined = mine_all(labels, references)
+    assert len(mined) == num
+    # Row numbers of 8 bytes, three for each triplet.
+    assert seen.num_bytes <= 8 * 3 * num
 
 
 def test_distance_weighted_draws_the_same_for_the_same_seed_and_moves_no_generator() -> None:

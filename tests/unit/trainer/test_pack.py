@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.embedding.degrade import jpeg_round_trip
-from engine.errors import CorruptDataError, InvalidInputError, InvalidPictureError
-from engine.trainer.crop_files import keep_crops
+from engine.embedding.degrade import encode_jpeg, jpeg_round_trip
+from engine.errors import InvalidInputError, InvalidPictureError
+from engine.trainer.crop_files import is_kept
 from engine.trainer.crop_set import CropRows, CropSet
 from engine.trainer.crops import open_crops
-from engine.trainer.pack import main, pack, unpack
+from engine.trainer.pack import main, pack
+from engine.trainer.pack import unpack as unpack_of
+from tests.unit.trainer.faces import keep_crops, made_up_crops
 
 
 @pytest.fixture
@@ -23,6 +25,10 @@ def crops(rng: np.random.Generator) -> CropSet:
     pixels = np.kron(coarse, np.ones((1, 28, 28, 1))).astype(np.uint8)
     labels = np.array([1, 0, 1, 1, 0])
     return CropSet(CropRows(pixels), labels, ("Ann", "José"), tuple("abcde"), "arcface-112")
+
+
+def unpack(path: Path, folder: Path) -> CropSet:
+    return unpack_of(path, folder, "arcface-112")
 
 
 def test_what_is_packed_comes_back_as_jpeg_leaves_it(tmp_path: Path, crops: CropSet) -> None:
@@ -98,28 +104,78 @@ def test_parts_of_a_pack_that_do_not_fit_are_refused(
     np.savez(tmp_path / "wrong.npz", **{**parts, name: wrong})
     with pytest.raises(InvalidInputError):
         unpack(tmp_path / "wrong.npz", tmp_path / "cache")
-    assert not (tmp_path / "cache" / "arcface-112").exists()
+    assert not is_kept(tmp_path / "cache", "arcface-112")
 
 
-def test_other_crops_in_the_folder_are_left_alone(tmp_path: Path, crops: CropSet) -> None:
-    keep_crops(tmp_path / "cache", crops.subset(np.array([0, 1])))
+def test_a_crop_of_another_side_is_refused(tmp_path: Path, crops: CropSet) -> None:
     pack(crops, tmp_path / "crops.npz")
-    with pytest.raises(InvalidInputError, match="other crops"):
-        unpack(tmp_path / "crops.npz", tmp_path / "cache")
-    path = tmp_path / "cache" / "arcface-112" / "crops.npy"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptDataError):
-        unpack(tmp_path / "crops.npz", tmp_path / "cache")
+    with np.load(tmp_path / "crops.npz") as arrays:
+        parts = {key: arrays[key] for key in arrays.files}
+    # One that NumPy would spread over the whole crop.
+    small = np.frombuffer(encode_jpeg(np.zeros((1, 1, 3), np.uint8), 90), np.uint8)
+    parts["jpegs"] = np.concatenate([parts["jpegs"][: parts["ends"][3]], small])
+    parts["ends"] = np.append(parts["ends"][:4], len(parts["jpegs"]))
+    np.savez(tmp_path / "wrong.npz", **parts)
+    with pytest.raises(InvalidInputError, match=r"crop 4, e, is \[1, 1, 3\], not of side 112"):
+        unpack(tmp_path / "wrong.npz", tmp_path / "cache")
+    assert not is_kept(tmp_path / "cache", "arcface-112")
 
 
-def test_the_command_packs_and_unpacks(
+def test_crops_of_another_alignment_are_refused_before_anything_is_written(
+    tmp_path: Path, crops: CropSet
+) -> None:
+    pack(crops, tmp_path / "crops.npz")
+    with pytest.raises(InvalidInputError, match="holds crops arcface-112; the network takes dlib-150"):
+        unpack_of(tmp_path / "crops.npz", tmp_path / "cache", "dlib-150")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_crops_of_other_making_in_the_folder_are_left_alone(tmp_path: Path, crops: CropSet) -> None:
+    before = keep_crops(tmp_path / "cache", crops.subset(np.array([0, 1])))
+    pack(crops, tmp_path / "crops.npz")
+    with pytest.raises(InvalidInputError, match="other things"):
+        unpack(tmp_path / "crops.npz", tmp_path / "cache")
+    assert open_crops(tmp_path / "cache", "arcface-112").digest == before.digest
+
+
+def test_a_pack_is_unpacked_once_and_anew_where_it_or_the_folder_changed(
     tmp_path: Path, crops: CropSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep_crops(tmp_path / "cache", crops)
-    pack_path, other = str(tmp_path / "p.npz"), str(tmp_path / "other")
-    assert main(["--crops", str(tmp_path / "cache"), "--to", pack_path]) == 0
-    assert "5 crops arcface-112 of 2 identities" in capsys.readouterr().err
-    assert main(["--crops", other, "--from", pack_path]) == 0
-    assert open_crops(tmp_path / "other", "arcface-112").keys == crops.keys
-    assert main(["--crops", other, "--to", pack_path, "--alignment", "dlib-150"]) == 1
+    pack(crops, tmp_path / "crops.npz")
+    kept = tmp_path / "cache" / "arcface-112" / "crops.npy"
+    first = unpack(tmp_path / "crops.npz", tmp_path / "cache")
+    digest, number = first.digest, kept.stat().st_ino
+    assert unpack(tmp_path / "crops.npz", tmp_path / "cache").digest == digest
+    assert kept.stat().st_ino == number
+    # As a disk would tear it, and as a run killed before the index would leave it.
+    for is_torn in (True, False):
+        if is_torn:
+            kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+        else:
+            (kept.parent / "index").unlink()
+        assert unpack(tmp_path / "crops.npz", tmp_path / "cache").digest == digest
+        assert ("damaged" in capsys.readouterr().err) == is_torn
+    pack(crops.subset(np.array([0, 1, 2])), tmp_path / "crops.npz")
+    assert len(unpack(tmp_path / "crops.npz", tmp_path / "cache")) == 3
+    assert "the source has changed" in capsys.readouterr().err
+
+
+def test_the_command_packs_the_crops_that_are_there(
+    tmp_path: Path, crops: CropSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, pack_path = str(tmp_path / "cache"), str(tmp_path / "p.npz")
+    assert main(["--crops", cache, "--to", pack_path]) == 1
     assert "error: " in capsys.readouterr().err
+    keep_crops(tmp_path / "cache", made_up_crops([2, 1]))
+    assert main(["--crops", cache, "--to", pack_path]) == 0
+    told = capsys.readouterr().err
+    assert "3 crops dlib-150 of 2 identities" in told
+    assert "identiface train run RUN --data p.npz" in told
+    keep_crops(tmp_path / "cache", crops)
+    assert main(["--crops", cache, "--to", pack_path]) == 1
+    assert "crops arcface-112 and dlib-150" in capsys.readouterr().err
+    assert main(["--crops", cache, "--to", pack_path, "--alignment", "arcface-112"]) == 0
+    assert unpack(tmp_path / "p.npz", tmp_path / "other").keys == crops.keys
+    with pytest.raises(SystemExit):
+        main(["--crops", cache, "--to", str(tmp_path / "p.zip")])
+    assert "must end in .npz" in capsys.readouterr().err

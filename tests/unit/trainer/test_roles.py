@@ -50,7 +50,7 @@ def test_a_role_that_cannot_be_is_refused() -> None:
         open_roles(LABELS, enrolled=["d", "e"])
     with pytest.raises(InvalidInputError, match="none has a second picture"):
         closed_roles(np.array([1, 2, 3]))
-    with pytest.raises(InvalidInputError, match="1 identities are enrolled"):
+    with pytest.raises(InvalidInputError, match="1 identities to be told apart"):
         closed_roles(np.array([1]))
 
 

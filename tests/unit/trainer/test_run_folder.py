@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from engine.errors import PreconditionError, SettingsError
+from engine.config import build
+from engine.errors import InvalidInputError, PreconditionError, SettingsError
 from engine.trainer.run_folder import RunFolder
 from engine.trainer.settings import NetworkSettings, TrainSettings
 
@@ -31,6 +33,24 @@ def test_a_run_is_gone_on_with_by_the_same_settings_and_data(tmp_path: Path) -> 
     assert "torch" in told["versions"]
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "optimizer.learning_rate",
+        "optimizer.weight_decay",
+        "optimizer.clip_norm",
+        "objective.margin",
+        "objective.scale",
+        "objective.global_threshold_weight",
+    ],
+)
+def test_a_number_that_no_network_can_learn_with_is_no_setting(key: str, value: float) -> None:
+    table, _, name = key.partition(".")
+    with pytest.raises(SettingsError, match=rf"`float` .* at `\$\.{table}\.{name}`"):
+        build(TrainSettings, {table: {name: value}})
+
+
 def test_another_setting_is_refused_by_name_with_both_values(tmp_path: Path) -> None:
     open_run(tmp_path, TrainSettings(seed=3))
     other = TrainSettings(seed=3, network=NetworkSettings(name="mobilefacenet"))
@@ -40,10 +60,49 @@ def test_another_setting_is_refused_by_name_with_both_values(tmp_path: Path) -> 
         open_run(tmp_path, other)
 
 
-def test_other_data_are_refused(tmp_path: Path) -> None:
+def test_other_data_are_refused_in_words(tmp_path: Path) -> None:
     open_run(tmp_path, TrainSettings())
-    with pytest.raises(PreconditionError, match=r"data\.training was 'abc', now 'def'"):
-        open_run(tmp_path, TrainSettings(), {**DATA, "training": "def"})
+    others = {"training": "def", "num_pictures": 6, "validation": "ghi", "start": "jkl"}
+    with pytest.raises(PreconditionError) as raised:
+        open_run(tmp_path, TrainSettings(seed=1), others)
+    assert raised.value.message == (
+        f"{tmp_path} holds another run: settings.seed was 0, now 1; the people to learn from differ;"
+        " the people to judge by differ; the weights to start from differ"
+    )
+
+
+def test_of_many_differences_the_first_are_told_and_the_others_counted(tmp_path: Path) -> None:
+    open_run(tmp_path, TrainSettings())
+    other = TrainSettings(
+        network=NetworkSettings(name="mobilefacenet", dimension=256, is_from_scratch=True),
+        seed=1,
+        num_steps=50,
+        validation_share=0.3,
+    )
+    with pytest.raises(PreconditionError) as raised:
+        open_run(tmp_path, other, {**DATA, "training": "def"})
+    told = raised.value.message.partition(": ")[2].split("; ")
+    assert told[0] == "settings.network.name was 'dlib-resnet', now 'mobilefacenet'"
+    assert (len(told), told[5]) == (6, "and 2 more")
+
+
+def test_a_place_that_can_hold_no_run_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InvalidInputError, match="cannot be written: Not a directory"):
+            RunFolder(path).check()
+    with pytest.raises(PreconditionError, match="not empty and holds no run"):
+        RunFolder(tmp_path).check()
+
+
+def test_a_place_for_a_run_is_left_as_it_is(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "new" / "run").check()
+    RunFolder(tmp_path).check()
+    assert not list(tmp_path.iterdir())
+    open_run(tmp_path / "run", TrainSettings())
+    before = sorted((tmp_path / "run").iterdir())
+    RunFolder(tmp_path / "run").check()
+    assert sorted((tmp_path / "run").iterdir()) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -104,3 +163,18 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     run.close()
     other.open(TrainSettings(), DATA)
     other.close()
+
+
+@pytest.mark.parametrize("written", ["{}", "[]", '{"settings": {"seed": "x"}, "data": {}}', "no json"])
+def test_settings_that_no_run_wrote_are_named(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(written)
+    with pytest.raises(SettingsError, match=r"settings\.json is not what a run writes"):
+        RunFolder(tmp_path).settings()
+    assert file.read_text() == written
+
+
+def test_notes_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InvalidInputError, match=r"metrics\.jsonl cannot be written"):
+        RunFolder(tmp_path).note(1, {"loss": 0.5})

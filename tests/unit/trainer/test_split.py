@@ -7,7 +7,14 @@ import pytest
 
 from engine.errors import InvalidInputError, SettingsError
 from engine.trainer.crop_set import CropRows, CropSet, number_identities
-from engine.trainer.split import hold_out, merge_identities, split_identities
+from engine.trainer.split import (
+    hold_out,
+    merge_identities,
+    names_of_one,
+    rows_of_others_pictures,
+    split_identities,
+    wholly_listed,
+)
 
 
 def crops_of(names: list[str]) -> CropSet:
@@ -78,3 +85,27 @@ def test_one_person_under_several_names_becomes_one() -> None:
     assert merged.keys == crops.keys
     assert merged.digest != crops.digest
     assert merge_identities(crops, []).digest == crops.digest
+
+
+def test_names_are_one_persons_through_any_number_of_pairs() -> None:
+    names = names_of_one([("b", "a"), ("d", "c"), ("c", "b"), ("x", "y")])
+    assert names == {name: frozenset("abcd") for name in "abcd"} | {name: frozenset("xy") for name in "xy"}
+    # Through a name that is not there, too.
+    crops = crops_of(["a", "d", "x"])
+    assert merge_identities(crops, [("a", "b"), ("b", "d")]).identities == ("a", "x")
+
+
+def test_who_has_a_name_that_is_not_listed_is_not_wholly_listed() -> None:
+    same = [("adam", "zed"), ("bea", "bee")]
+    assert wholly_listed(["adam", "bea", "bee", "cleo"], same) == {"bea", "bee", "cleo"}
+    assert wholly_listed(["zed"], same) == frozenset()
+    assert wholly_listed([], same) == frozenset()
+
+
+def test_pictures_that_others_have_too_are_found_under_any_name() -> None:
+    crops = crops_of(["b", "a", "c", "a"])
+    pixels = np.concatenate([crops.crops[2:3], 255 - crops.crops[:1], crops.crops[:1]])
+    others = CropSet(CropRows(pixels), np.array([1, 0, 0]), ("x", "y"), ("u", "v", "w"), "arcface-112")
+    assert rows_of_others_pictures(crops, others).tolist() == [0, 2]
+    assert rows_of_others_pictures(others, crops).tolist() == [0, 2]
+    assert rows_of_others_pictures(crops, others.subset(np.array([1]))).tolist() == []

@@ -18,6 +18,7 @@ from engine.trainer.bootstrap import BootstrapSettings, draws
 from engine.trainer.verification import (
     ComparedPairs,
     bootstrap_verification,
+    check_labels,
     compare_all,
     judge_verification,
 )
@@ -129,3 +130,15 @@ def test_too_many_templates_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_pairs_of_both_kinds_nothing_is_judged(labels: list[int], missing: str) -> None:
     with pytest.raises(InvalidInputError, match=missing):
         judge_verification(compare_all(np.eye(3), labels))
+    # The labels alone tell as much, in the same words.
+    with pytest.raises(InvalidInputError, match=missing):
+        check_labels(np.array(labels))
+
+
+def test_labels_that_can_be_judged_pass_and_too_many_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_labels(np.array(["a", "b", "a"]))
+    monkeypatch.setattr(verification, "ROWS_MAX", 2)
+    with pytest.raises(InvalidInputError, match="3 templates"):
+        check_labels(np.array(["a", "b", "a"]))
+    with pytest.raises(InvalidInputError, match="0 templates"):
+        check_labels(np.array([]))

@@ -55,7 +55,8 @@ def absent(counts: Counts, num_others: int, size: int) -> NDArray[np.float64]:
     left = num_others - counts
     is_possible = left >= size
     exponents = logs[left] - logs[np.maximum(left - size, 0)] - logs[num_others] + logs[num_others - size]
-    return np.where(is_possible, np.exp(exponents), 0.0)
+    # Rounding of the logarithms would give a little more than 1.
+    return np.where(is_possible, np.exp(np.minimum(exponents, 0.0)), 0.0)
 
 
 def fpir_at(similarities: NDArray[np.float32], threshold: float, size: int, num_others: int) -> float:

@@ -7,7 +7,6 @@ vectors with the names of its people. Who is there under two names counts once. 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lfw_open_set import embed
+from benchmarks.lfw_people import read_people
 from engine.errors import InvalidInputError
 from engine.trainer.lists import read_errata
 from engine.trainer.vectors_file import read_vectors
@@ -106,7 +106,8 @@ def real_people(arguments: argparse.Namespace, cache: Path | None) -> RealPeople
     folds: dict[str, int] = {}
     same: tuple[tuple[str, str], ...] = ()
     if arguments.root is not None:
-        folds, same = _folds(arguments.root), read_errata(arguments.root / "errata.tsv")
+        folds = {person.name: person.fold for person in read_people(arguments.root)}
+        same = read_errata(arguments.root / "errata.tsv")
     if arguments.vectors is not None:
         read = read_vectors(arguments.vectors, arguments.labels)
         names = [str(label) for label in read.labels.tolist()]
@@ -120,6 +121,10 @@ def real_people(arguments: argparse.Namespace, cache: Path | None) -> RealPeople
     return gathered(templates.vectors, [path.parent.name for path in pictures], folds, same)
 
 
-def _folds(root: Path) -> dict[str, int]:
-    with (root / "people.tsv").open(encoding="utf-8", newline="") as file:
-        return {row["person"]: int(row["fold"]) for row in csv.DictReader(file, delimiter="\t")}
+def told_options(arguments: argparse.Namespace) -> str:
+    """The same options as a report names them: without the folders of this machine."""
+    places = {"root": "lfw", "vectors": "FILE", "labels": "FILE"}
+    told = [f"--{name} {place}" for name, place in places.items() if getattr(arguments, name) is not None]
+    if arguments.vectors is None:
+        told.append(f"--model {arguments.model}")
+    return " ".join([*told, f"--threads {arguments.threads}"])

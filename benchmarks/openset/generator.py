@@ -8,7 +8,7 @@
 * other pictures of a person: the cosine and the direction of a real pair of pictures
 
 Which clusters: those that give strangers of people left out their real false positive rates (`chosen`).
-Whether the mixture does so is checked by `benchmarks.openset_check`, not here. It knows nothing of what lies
+Whether the mixture does so is checked by `benchmarks.openset.check`, not here. It knows nothing of what lies
 beyond the people it was fitted to: rates at a million are of drawn people.
 """
 
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.openset_people import RealPeople, unit_rows
-from benchmarks.openset_rates import fpir_at, similarities_left_out, threshold_at
+from benchmarks.openset.people import RealPeople, unit_rows
+from benchmarks.openset.rates import fpir_at, similarities_left_out, threshold_at
 from engine.errors import InvalidInputError
 from engine.types import Vectors
 

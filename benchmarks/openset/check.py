@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.openset_generator import Generator, Levels, chosen, fitted
-from benchmarks.openset_people import RealPeople
-from benchmarks.openset_rates import fnir_at, fpir_at, mated_similarities, similarities_left_out, threshold_at
+from benchmarks.openset.generator import Generator, Levels, chosen, fitted
+from benchmarks.openset.people import RealPeople
+from benchmarks.openset.rates import fnir_at, fpir_at, mated_similarities, similarities_left_out, threshold_at
 from engine.types import Vectors
 
 SIZES = (300, 1700)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.openset_measure import Measured, Point
-from engine.errors import SettingsError
+from benchmarks.openset.measure import Measured, Point
+from benchmarks.plots import pyplot
 
 
 def plot_rates(found: Sequence[Measured], path: Path, *, is_reproduced: bool) -> None:
@@ -15,8 +15,8 @@ def plot_rates(found: Sequence[Measured], path: Path, *, is_reproduced: bool) ->
 
     Raises SettingsError where matplotlib is not installed.
     """
-    pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12.4, 4.8))
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12.4, 4.8))
     sizes = [one.size for one in found]
     targets = [point.target for point in found[0].points]
     for place, target in enumerate(targets):
@@ -40,7 +40,7 @@ def plot_rates(found: Sequence[Measured], path: Path, *, is_reproduced: bool) ->
     right.legend(frameon=False, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _fpir(axes: Any, sizes: list[int], points: list[Point], colour: str) -> None:
@@ -66,16 +66,3 @@ def _fnir(axes: Any, sizes: list[int], points: list[Point], colour: str, label: 
         linestyle="",
     )
     axes.plot(sizes, [point.fnir_expected for point in points], color=colour, linestyle=":", linewidth=1.2)
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            "plots need matplotlib, which is not installed", hint="pip install 'identiface[train]'"
-        ) from error
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from benchmarks.openset_generator import Generator, drawn
+from benchmarks.openset.generator import Generator, drawn
 from engine.decision.estimator import Estimated, EstimatorSettings, estimate
 from engine.index.build import THREADS_MAX, build
 from engine.index.generation import Generation

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.openset --root lfw --sizes 1000 10000 100000 1000000 [10000000]``
 
-* a mixture is fitted to real people (`benchmarks.openset_generator`); first it is checked whether strangers
-  meet as many look-alikes in it as in reality (`benchmarks.openset_check`): where not, the report says that
+* a mixture is fitted to real people (`benchmarks.openset.generator`); first it is checked whether strangers
+  meet as many look-alikes in it as in reality (`benchmarks.openset.check`): where not, the report says that
   what follows tests indexes, not accuracy
 * a calibration on drawn people predicts thresholds for each size; strangers and mated probes are searched for
 * the loss in FNIR due to the index is approximate less exact, at the same threshold
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,10 +26,10 @@ import msgspec
 
 from benchmarks.cache import FOLDER
 from benchmarks.machine import report_path, write_report
-from benchmarks.openset_check import Check, checked
-from benchmarks.openset_check import told as check_told
-from benchmarks.openset_generator import Generator, chosen, fitted
-from benchmarks.openset_measure import (
+from benchmarks.openset.check import NUM_SPLITS, Check, checked
+from benchmarks.openset.check import told as check_told
+from benchmarks.openset.generator import Generator, chosen, fitted
+from benchmarks.openset.measure import (
     LOSS_MAX,
     Asked,
     Calibrated,
@@ -41,8 +40,8 @@ from benchmarks.openset_measure import (
     measured,
     worst_loss,
 )
-from benchmarks.openset_people import add_options, real_people
-from benchmarks.openset_plots import plot_rates
+from benchmarks.openset.people import add_options, real_people, told_options
+from benchmarks.openset.plots import plot_rates
 
 SIZES = (1000, 10_000, 100_000, 1_000_000)
 
@@ -127,7 +126,9 @@ def body(check: Check, of: Calibrated, found: Sequence[Measured], asked: Asked, 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.openset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser)
     asked = Asked()
@@ -136,6 +137,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--probes", type=int, default=asked.num_probes, help="strangers, and mated probes")
     parser.add_argument("--calibrated", type=int, default=asked.num_calibrated, help="people to calibrate on")
+    parser.add_argument(
+        "--splits", type=int, default=NUM_SPLITS, help=f"of the people, for the check (default: {NUM_SPLITS})"
+    )
     parser.add_argument("--seed", type=int, default=asked.seed)
     parser.add_argument("--anew", action="store_true", help="measure what earlier runs kept, too")
     parser.add_argument(
@@ -155,7 +159,7 @@ def main(given: Sequence[str] | None = None) -> None:
     asked = Asked(arguments.calibrated, arguments.probes, arguments.seed, arguments.threads)
     cache = arguments.cache.expanduser()
     people = real_people(arguments, cache)
-    check = checked(people, asked.seed)
+    check = checked(people, asked.seed, arguments.splits)
     print(check_told(check), flush=True)
     generator = fitted(people, chosen(people, asked.seed), asked.seed)
     of, found = run(generator, arguments.sizes, asked, cache, is_forgotten=arguments.anew)
@@ -171,15 +175,9 @@ def main(given: Sequence[str] | None = None) -> None:
         )
     if arguments.report:
         sizes = " ".join(str(one.size) for one in found)
-        root = (
-            f"--root lfw --model {arguments.model}" if arguments.root else "--vectors " + shlex.quote("FILE")
-        )
         command = (
-            f"python -m benchmarks.openset {root} --sizes {sizes} --probes {arguments.probes}"
-            f" --threads {asked.threads}"
+            f"python -m benchmarks.openset {told_options(arguments)} --sizes {sizes}"
+            f" --probes {arguments.probes} --calibrated {arguments.calibrated}"
+            f" --splits {arguments.splits} --seed {arguments.seed}"
         )
         print(write_report(arguments.report, "Open-set error rates of large galleries", text, command))
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.openset_people import RealPeople
-from benchmarks.openset_rates import MASKED
+from benchmarks.lfw_people import STRANGERS_FOLD
+from benchmarks.openset.people import RealPeople
+from benchmarks.openset.rates import MASKED
 from engine.decision import tails
 from engine.decision.calibration import Tail
 from engine.decision.crowding import SIZE_MIN, crowding_of, estimate_corrected, search
@@ -32,7 +33,6 @@ EXTRAPOLATIONS = ((600, 2400), (300, 3000), (150, 3900))
 TEST_RESAMPLES = 200
 CALIBRATION_FOLDS = (1, 2, 3, 4)
 TEST_FOLDS = (5, 6, 7, 8)
-STRANGERS_FOLD = 0
 _PAIR_SHARE = 0.01
 """Of pairs that the tail of single pairs is looked for in; it begins at their 90 % quantile."""
 _BISECTIONS = 40
