@@ -16,11 +16,11 @@ import numpy as np
 
 from benchmarks.cache import copied, kept
 from benchmarks.probe_sets import SEED, ProbeSet
+from engine.disk import sync
 from engine.errors import UnavailableError
 from engine.galleries import Galleries, GalleriesSettings
 from engine.gallery import Gallery
 from engine.index import huge_pages
-from engine.index.build import sync_one
 from engine.index.settings import IndexSettings
 from engine.limits import ENROLL_ITEMS_MAX, REMOVE_ITEMS_MAX
 from engine.live_index import report_nothing
@@ -125,7 +125,7 @@ def scratch_copy(cache: Path, data: Path) -> Iterator[Path]:
         target = copied(data, Path(temporary) / "data")
         # As a build leaves them: what is mapped next is read anew, by large pages where the kernel has them.
         for path in (path for path in target.glob("galleries/*/index/*/*") if path.is_file()):
-            sync_one(path)
+            sync(path)
             huge_pages.forget(path)
         yield target
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from engine.disk import sync
 from engine.errors import EngineError, InvalidInputError, StorageFullError
-from engine.store.folders import FULL, sync_folder
+from engine.store.folders import FULL
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def replacing(target: Path, temporary: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-        sync_folder(target.parent)
+        sync(target.parent)
     finally:
         # After the rename there is none; a folder that cannot be read has none either.
         with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from engine.disk import sync
 from engine.errors import SettingsError, WeightsError
 
 HASH_BLOCK_BYTES = 1 << 20
@@ -104,9 +105,9 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
         # A place where nothing can be written is told before the work that comes to it.
         partial.touch()
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -130,10 +131,10 @@ def folder_when_whole(folder: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         for file in partial.iterdir():
-            _sync(file)
-        _sync(partial)
+            sync(file)
+        sync(partial)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise _cannot_write(folder, error) from error
     finally:
@@ -143,15 +144,6 @@ def folder_when_whole(folder: Path) -> Iterator[Path]:
 def _partial(path: Path) -> Path:
     """Where `path` is written; the process is in its name, so that two do not mix."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def _sync(path: Path) -> None:
-    """Sync a file, or the entries of a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: Exception) -> WeightsError:

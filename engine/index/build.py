@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.disk import sync
 from engine.errors import DataFolderError, StorageFullError
 from engine.index import codes, huge_pages
 from engine.index.exact import BoundCode
@@ -86,12 +86,12 @@ def build(
             templates_histogram=histogram_of(columns.identity_numbers),
         )
         (temporary / MANIFEST).write_bytes(seal(manifest))
-        _sync(temporary)
+        _sync_all(temporary)
         generation = Generation(temporary, contract_digest)
         generation.verify_vectors()
         temporary.rename(target)
         generation.folder = target
-        sync_one(index_folder)
+        sync(index_folder)
     return generation
 
 
@@ -111,9 +111,9 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
     temporary = folder / f"{MANIFEST}.new"
     try:
         temporary.write_bytes(seal(manifest))
-        sync_one(temporary)
+        sync(temporary)
         temporary.replace(folder / MANIFEST)
-        sync_one(folder)
+        sync(folder)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -137,7 +137,7 @@ def _write_all(
 
 def _write_with_bound(folder: Path, columns: Columns) -> list[str]:
     names = _write(folder, columns)
-    sync_one(folder / VECTORS)
+    sync(folder / VECTORS)
     return names + BoundCode.build(columns.vectors).write(folder)
 
 
@@ -166,18 +166,9 @@ def histogram_of(identity_numbers: NDArray[np.uint64]) -> tuple[int, ...]:
     return tuple(np.bincount(counts).tolist())
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     for path in folder.iterdir():
-        sync_one(path)
+        sync(path)
         if path.name != VECTORS:
             huge_pages.forget(path)
-    sync_one(folder)
-
-
-def sync_one(path: Path) -> None:
-    """Have a file or a folder's names on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder)

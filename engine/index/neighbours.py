@@ -22,8 +22,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.disk import sync
 from engine.index.alive import Alive
-from engine.index.build import file_entry, histogram_of, replace_manifest, sync_one, written
+from engine.index.build import file_entry, histogram_of, replace_manifest, written
 from engine.index.generation import Generation, Manifest
 from engine.index.population import CROWDING, OWN_PEOPLE, OwnTops
 from engine.types import CrowdingCorrection, GallerySettings
@@ -182,7 +183,7 @@ def store_neighbours(
             own = _told(tops[_sample(generation, None)[0]], num_identities) if has_crowding else None
             (own or own_tops(generation, progress)).write(folder / OWN_PEOPLE)
         for name in names:
-            sync_one(folder / name)
+            sync(folder / name)
         files = manifest.files | {name: file_entry(folder / name) for name in names}
         manifest = msgspec.structs.replace(manifest, files=files)
         replace_manifest(folder, manifest)

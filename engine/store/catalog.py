@@ -24,6 +24,7 @@ from typing import TypeVar
 
 import lmdb
 
+from engine.disk import sync
 from engine.errors import (
     AlreadyExistsError,
     CorruptDataError,
@@ -33,7 +34,6 @@ from engine.errors import (
 )
 from engine.store import folders
 from engine.store.environment import StoreSettings, open_environment, translated
-from engine.store.folders import sync_folder
 from engine.store.gallery_store import GalleryStore, find_receipt
 from engine.store.records import ReceiptRecord, pack, unpack
 from engine.store.tables import Reader, Writer
@@ -291,7 +291,7 @@ class Catalog:
     def _remove_leftovers(self) -> None:
         known = {name for _, name in self._rows("galleries")}
         self._root.mkdir(exist_ok=True)
-        sync_folder(self.data)
+        sync(self.data)
         for folder in self._root.iterdir():
             if folder.name not in known and folder.is_dir():
                 shutil.rmtree(folder)

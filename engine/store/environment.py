@@ -13,6 +13,7 @@ import lmdb
 from msgspec import Meta
 
 from engine.config import Settings
+from engine.disk import sync
 from engine.errors import (
     CorruptDataError,
     DataFolderError,
@@ -21,7 +22,7 @@ from engine.errors import (
     StorageFullError,
     UnavailableError,
 )
-from engine.store.folders import FULL, from_os_error, sync_folder
+from engine.store.folders import FULL, from_os_error
 
 READERS_MAX = 1024
 """Read transactions open at once in all processes."""
@@ -65,8 +66,8 @@ def open_environment(folder: Path, num_tables: int, map_size_bytes: int) -> lmdb
         )
         try:
             environment.reader_check()
-            sync_folder(folder)
-            sync_folder(folder.parent)
+            sync(folder)
+            sync(folder.parent)
         except BaseException:
             environment.close()
             raise

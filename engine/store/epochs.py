@@ -20,6 +20,7 @@ from pathlib import Path
 
 import lmdb
 
+from engine.disk import sync
 from engine.errors import CorruptDataError
 from engine.store import folders
 from engine.store.environment import open_environment, translated
@@ -257,8 +258,8 @@ def _copy_rows(current: Epoch, target: Path, map_size_bytes: int) -> None:
                             end.putmulti(part, dupdata=True, append=True)
     finally:
         copy.close()
-    folders.sync_folder(target)
-    folders.sync_folder(target.parent)
+    sync(target)
+    sync(target.parent)
 
 
 def _parts(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:

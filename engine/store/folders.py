@@ -14,6 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
+from engine.disk import sync
 from engine.errors import DataFolderError, EngineError, StorageFullError
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -64,15 +65,6 @@ def refuse_network_file_system(folder: Path, mounts: str | None = None) -> None:
             best, kind = point, type_
     if kind in NETWORK_FILE_SYSTEMS:
         raise DataFolderError(f"{folder} is on a network file system ({kind}), where a store is not safe")
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's own entries, so that a file made in it is still there after power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def lock_folder(data: Path) -> int:
@@ -178,7 +170,7 @@ def unlink(folder: Path) -> None:
         else:
             break
     with contextlib.suppress(FileNotFoundError):
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def _is_at(descriptor: int, folder: Path) -> bool:

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from engine.disk import sync
 from engine.errors import EngineError, GalleryNotFoundError, RequestIdReusedError, UnavailableError
 from engine.store import epochs
 from engine.store.environment import StoreSettings, translated
 from engine.store.epochs import Epoch
-from engine.store.folders import sync_folder
 from engine.store.group_commit import GroupCommit
 from engine.store.records import ReceiptRecord, State, format_of
 from engine.store.tables import Reader, Writer
@@ -87,8 +87,8 @@ class GalleryStore:
                 writer.put_settings(gallery_settings)
                 writer.put_create_time(round(create_time * 1e3))
             (folder / INDEX_FOLDER).mkdir(exist_ok=True)
-            sync_folder(folder)
-            sync_folder(folder.parent)
+            sync(folder)
+            sync(folder.parent)
         finally:
             epoch.retire()
 

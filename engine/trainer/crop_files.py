@@ -23,9 +23,9 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 import numpy as np
 
+from engine.disk import sync
 from engine.errors import CorruptDataError, InvalidInputError
 from engine.outputs import cannot_write
-from engine.store.folders import sync_folder
 from engine.trainer.crop_set import CropRows, CropSet, digest_rows
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def keep_pixels(folder: Path, alignment: str, shape: tuple[int, ...], chunks: It
     make_folder(place)
     with _writing(place):
         (place / "index").unlink(missing_ok=True)
-        sync_folder(place)
+        sync(place)
 
     def write(file: BinaryIO) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -210,7 +210,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def make_folder(path: Path) -> None:
