@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from benchmarks.lfw_people import read_people
 from benchmarks.markdown import table
-from engine import config
 from engine.cli.train import one_setting
 from engine.embedding.embed import Embedder
 from engine.errors import InvalidInputError
@@ -33,9 +32,8 @@ from engine.trainer.crops import build_crops
 from engine.trainer.lists import read_errata
 from engine.trainer.loop import Data, Options, train
 from engine.trainer.open_set import OpenSetReport, judge_open_set
-from engine.trainer.recipes import read_recipe
+from engine.trainer.recipes import settings_of
 from engine.trainer.run_folder import RunFolder
-from engine.trainer.settings import TrainSettings
 from engine.trainer.soup import mean_of
 from engine.trainer.split import hold_out, merge_identities
 from engine.types import Vectors
@@ -91,11 +89,7 @@ def row_of(name: str, parts: list[list[OpenSetReport]]) -> list[str]:
 
 def measure(arguments: argparse.Namespace) -> list[str]:
     """Train and judge each third; a row of the table."""
-    values = read_recipe(arguments.recipe) if arguments.recipe else {}
-    for text in arguments.set:
-        values = config.merge(values, one_setting(text))
-    values = config.merge(values, {"validation_share": 0.0})
-    settings = config.build(TrainSettings, values)
+    settings = settings_of(arguments.recipe, [*map(one_setting, arguments.set), {"validation_share": 0.0}])
     torch.set_num_threads(arguments.threads)
     source = open_source((arguments.root / "images").resolve())
     if isinstance(source, VectorSource):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from engine import config
 from engine.errors import SettingsError
+from engine.trainer.settings import TrainSettings
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".toml"
@@ -28,3 +30,14 @@ def read_recipe(spec: str) -> dict[str, Any]:
     if path.suffix != SUFFIX:
         raise SettingsError(f"there is no recipe {spec!r}; recipes: {', '.join(names())}, or a .toml file")
     return config.read_file(path, "--recipe")
+
+
+def settings_of(recipe: str | None, changes: Iterable[Mapping[str, Any]] = ()) -> TrainSettings:
+    """The settings of a recipe, or without one their defaults, with `changes` laid over them in their order.
+
+    Raises SettingsError for an unknown recipe, and naming every value that cannot be.
+    """
+    values = read_recipe(recipe) if recipe else {}
+    for change in changes:
+        values = config.merge(values, change)
+    return config.build(TrainSettings, values)

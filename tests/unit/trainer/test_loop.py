@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,7 @@ QUIET = Options(num_workers=0, is_bar_shown=False)
 LEARNT, HELD = made_up_crops([3, 2, 3, 4, 1]), made_up_crops([3, 2, 1, 2], seed=1)
 DATA = Data(LEARNT, HELD)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings_of(**changed: Any) -> TrainSettings:

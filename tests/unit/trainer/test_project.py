@@ -23,10 +23,7 @@ from engine.trainer.project_file import check_target, write_projection
 DIMENSION, KEPT, SIZE_PX = 96, 64, 112
 SETTINGS = ProjectionSettings(dimension=KEPT, num_resamples=50, num_steps=15)
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,7 @@ PAUSED = dataclasses.replace(QUIET, stop_after_s=0.0)
 BATCH = BatchSettings(num_identities=3, num_pictures=2, num_singles=0)
 LEARNT = made_up_crops([2, 2, 2])
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def few_steps(network: NetworkSettings, *, num_steps: int = 3, start_share: float = 0.0) -> TrainSettings:
