@@ -34,13 +34,16 @@ def plot_verification(networks: Mapping[str, ComparedPairs], folder: Path) -> tu
     Raises SettingsError where matplotlib is missing or the folder cannot be written.
     """
     curves = {name: _roc(pairs) for name, pairs in networks.items()}
+    sizes = _sizes(pairs.mated.size for pairs in networks.values())
+    strange = _sizes(pairs.non_mated.size for pairs in networks.values())
+    title = f"Verification: {{}}\n{sizes} mated and {strange} non-mated pairs"
 
     def roc(axes: Any) -> None:
         left = _edge(far for far, _ in curves.values())
         for name, (far, tar) in curves.items():
             _step(axes, np.maximum(far, left), tar, _label(name, has_errors=_has_errors(far, 1.0 - tar)))
         axes.set(xscale="log", xlim=(_below(left), 1.0), ylim=(0.0, 1.0))
-        axes.set(xlabel="false accept rate", ylabel="true accept rate", title="Verification: ROC")
+        axes.set(xlabel="false accept rate", ylabel="true accept rate", title=title.format("ROC"))
 
     def det(axes: Any) -> None:
         low = _edge(1.0 - tar for _, tar in curves.values())
@@ -49,7 +52,7 @@ def plot_verification(networks: Mapping[str, ComparedPairs], folder: Path) -> tu
             label = _label(name, has_errors=_has_errors(far, 1.0 - tar))
             _step(axes, np.maximum(far, left), np.maximum(1.0 - tar, low), label)
         axes.set(xscale="log", yscale="log", xlim=(_below(left), 1.0), ylim=(_below(low), 1.0))
-        axes.set(xlabel="false accept rate", ylabel="false reject rate", title="Verification: DET")
+        axes.set(xlabel="false accept rate", ylabel="false reject rate", title=title.format("DET"))
 
     return _draw(folder, {"roc.png": roc, "det.png": det})
 
@@ -60,7 +63,7 @@ def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Pat
     Raises as `plot_verification`.
     """
     num_ranks = min(20, *(measured.num_enrolled for measured in networks.values()))
-    sizes = ", ".join(sorted({f"{measured.num_enrolled:,}" for measured in networks.values()}))
+    sizes = _sizes(measured.num_enrolled for measured in networks.values())
 
     def cmc(axes: Any) -> None:
         for name, measured in networks.items():
@@ -113,6 +116,11 @@ def _thinned(x: Similarities, y: Similarities) -> tuple[Similarities, Similariti
     wanted = np.concatenate([[0.0], np.geomspace(RATE_MIN / 10, 1.0, POINTS_MAX)])
     rows: NDArray[np.intp] = np.unique(np.searchsorted(x, wanted, side="right") - 1)
     return x[rows], y[rows]
+
+
+def _sizes(counts: Iterable[int]) -> str:
+    """How many there were, once where networks have the same."""
+    return ", ".join(f"{count:,}" for count in sorted(set(counts)))
 
 
 def _edge(curves: Iterable[Similarities]) -> float:

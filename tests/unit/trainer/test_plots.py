@@ -94,13 +94,14 @@ def test_pairs_give_roc_and_det(tmp_path: Path, rng: np.random.Generator, drawn:
     for path in paths:
         assert min(num_pixels(path, FIRST), num_pixels(path, SECOND)) > 100
         assert legend(drawn[path.name]) == ["one", "two"]
-    assert told(drawn["roc.png"]) == ("Verification: ROC", "false accept rate", "true accept rate")
-    assert told(drawn["det.png"]) == ("Verification: DET", "false accept rate", "false reject rate")
+    counts, far = "20 mated and 760 non-mated pairs", "false accept rate"
+    assert told(drawn["roc.png"]) == (f"Verification: ROC\n{counts}", far, "true accept rate")
+    assert told(drawn["det.png"]) == (f"Verification: DET\n{counts}", far, "false reject rate")
     for row, pairs in enumerate((worse, better)):
         for edge in (0.2, 0.6):
-            far, tar = (pairs.non_mated >= edge).mean(), (pairs.mated >= edge).mean()
-            assert is_on(drawn["roc.png"], row, far, tar)
-            assert is_on(drawn["det.png"], row, far, max(1.0 - tar, 1 / 30))
+            accepted, tar = (pairs.non_mated >= edge).mean(), (pairs.mated >= edge).mean()
+            assert is_on(drawn["roc.png"], row, accepted, tar)
+            assert is_on(drawn["det.png"], row, accepted, max(1.0 - tar, 1 / 30))
 
 
 def test_identification_gives_cmc_and_with_strangers_det(
