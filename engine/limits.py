@@ -6,6 +6,8 @@ IDENTITY_ID_BYTES_MAX = 255
 """Bytes of UTF-8; well below LMDB's longest key."""
 SOURCE_BYTES_MAX = 255
 """Bytes of UTF-8."""
+CONTRACT_NAME_CHARS_MAX = 100
+"""Characters of the name of a network, and of a crop, in an embedding contract."""
 ATTRIBUTES_BYTES_MAX = 1024
 """Bytes of UTF-8 of all keys and values of one identity: records stay inside one LMDB page."""
 TEMPLATES_PER_IDENTITY_MAX = 16

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from engine.errors import InvalidIdError, InvalidInputError, InvalidVectorError
 from engine.limits import (
     ATTRIBUTES_BYTES_MAX,
+    CONTRACT_NAME_CHARS_MAX,
     CROP_BYTES_MAX,
     DIMENSION_MAX,
     DIMENSION_MIN,
@@ -121,10 +122,9 @@ def check_threshold(threshold: float | None) -> None:
 
 def check_contract(contract: EmbeddingContract) -> None:
     """Raise InvalidInputError for a contract that no gallery can be bound to."""
-    if not contract.name or len(contract.name) > 100 or _text_problem(contract.name):
-        raise InvalidInputError("contract.name must be 1 to 100 printable characters")
-    if len(contract.alignment) > 100 or _text_problem(contract.alignment):
-        raise InvalidInputError("contract.alignment must be at most 100 printable characters")
+    check_contract_name(contract.name, "contract.name")
+    if contract.alignment:
+        check_contract_name(contract.alignment, "contract.alignment")
     if not DIMENSION_MIN <= contract.dimension <= DIMENSION_MAX:
         raise InvalidInputError(
             f"contract.dimension is {contract.dimension}, it must be {DIMENSION_MIN} to {DIMENSION_MAX}"
@@ -134,6 +134,12 @@ def check_contract(contract: EmbeddingContract) -> None:
     if contract.weights_sha256 and not re.fullmatch(r"[0-9a-f]{64}", contract.weights_sha256):
         raise InvalidInputError("contract.weights_sha256 must be empty or 64 lower-case hex digits")
     check_threshold(contract.threshold)
+
+
+def check_contract_name(text: str, name: str) -> None:
+    """Raise InvalidInputError unless a contract may be called `text`; `name` is what the message calls it."""
+    if not text or len(text) > CONTRACT_NAME_CHARS_MAX or _text_problem(text):
+        raise InvalidInputError(f"{name} must be 1 to {CONTRACT_NAME_CHARS_MAX} printable characters")
 
 
 def check_settings(settings: GallerySettings) -> None:

@@ -29,13 +29,17 @@ from engine.embedding.weight_files import (
     state_of,
     write_tensors,
 )
-from engine.errors import WeightsError
+from engine.errors import InvalidInputError, WeightsError
+from engine.rules import check_contract_name
 
 NETWORK_DIMENSION_MIN = 64
 NETWORK_DIMENSION_MAX = 1024
 """Template sizes outside these are taken for a wrong file (class logits, landmarks), not a face network."""
 
 NAMES_SHOWN_MAX = 8
+
+CONTRACT_NAME = "contract_name"
+"""Of the metadata: what a network is called that was made of one of these architectures."""
 
 _DIGEST_BYTES = 32
 _ZIP = b"PK\x03\x04"
@@ -145,6 +149,19 @@ def check_dimension(dimension: int, source: str) -> None:
             f"{source} gives vectors of {dimension} numbers; "
             f"templates have {NETWORK_DIMENSION_MIN} to {NETWORK_DIMENSION_MAX}"
         )
+
+
+def name_of(checkpoint: Checkpoint, default: str) -> str:
+    """Read the metadata's ``contract_name``, or `default` where there is none.
+
+    Raises WeightsError where no contract may be called so.
+    """
+    name = checkpoint.metadata.get(CONTRACT_NAME, default)
+    try:
+        check_contract_name(name, f"metadata {CONTRACT_NAME}")
+    except InvalidInputError as error:
+        raise WeightsError(f"{checkpoint.path}: {error.message}") from error
+    return name
 
 
 def threshold_of(checkpoint: Checkpoint, default: float) -> float:

@@ -27,6 +27,7 @@ from engine.embedding.checkpoints import (
     alignment_of,
     load_strictly,
     mirror_of,
+    name_of,
     read_checkpoint,
     scaling_of,
     sha256_of_state,
@@ -138,7 +139,7 @@ def seeded(seed: int, device: str = "cpu") -> TorchNetwork:
 def _network(module: nn.Module, checkpoint: Checkpoint, device: str) -> TorchNetwork:
     alignment = ALIGNMENTS[ALIGNMENT]
     return TorchNetwork(
-        name=NAME,
+        name=name_of(checkpoint, NAME),
         alignment=alignment_of(checkpoint, alignment, alignment.size_px),
         dimension=DIMENSION,
         weights_sha256=checkpoint.sha256,

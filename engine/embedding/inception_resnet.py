@@ -21,6 +21,7 @@ from engine.embedding.checkpoints import (
     check_dimension,
     load_strictly,
     mirror_of,
+    name_of,
     read_checkpoint,
     sha256_of_state,
     threshold_of,
@@ -93,7 +94,7 @@ def _dimension(state: dict[str, Tensor], path: Path) -> int:
 
 def _network(module: nn.Module, checkpoint: Checkpoint, device: str) -> TorchNetwork:
     return TorchNetwork(
-        name=NAME,
+        name=name_of(checkpoint, NAME),
         alignment=ALIGNMENTS[ALIGNMENT],
         dimension=int(module.state_dict()[_HEAD].shape[0]),
         weights_sha256=checkpoint.sha256,

@@ -11,6 +11,7 @@ base_contract.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from engine.embedding.checkpoints import (
     Checkpoint,
     check_dimension,
     load_strictly,
+    name_of,
     read_checkpoint,
     threshold_of,
     write_safetensors,
@@ -202,7 +204,9 @@ def load(path: Path, device: str) -> MappedNetwork:
     base = _load_base(checkpoint, device)
     module = _module(checkpoint)
     try:
-        return over(base, module, checkpoint.sha256, threshold_of(checkpoint, base.threshold))
+        threshold = threshold_of(checkpoint, base.threshold)
+        mapped = over(base, module, checkpoint.sha256, threshold)
+        return dataclasses.replace(mapped, name=name_of(checkpoint, mapped.name))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error.message}") from error
 

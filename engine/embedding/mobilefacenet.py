@@ -22,6 +22,7 @@ from engine.embedding.checkpoints import (
     check_dimension,
     load_strictly,
     mirror_of,
+    name_of,
     read_checkpoint,
     scaling_of,
     sha256_of_state,
@@ -160,7 +161,7 @@ def _dimension(state: Mapping[str, Tensor], path: Path) -> int:
 def _network(module: MobileFaceNet, checkpoint: Checkpoint, device: str) -> TorchNetwork:
     alignment = ALIGNMENTS[ALIGNMENT]
     return TorchNetwork(
-        name=NAME,
+        name=name_of(checkpoint, NAME),
         alignment=alignment_of(checkpoint, alignment, alignment.size_px),
         dimension=module.head.convolution.out_channels,
         weights_sha256=checkpoint.sha256,

@@ -26,6 +26,7 @@ from engine.embedding.checkpoints import (
     Checkpoint,
     load_strictly,
     mirror_of,
+    name_of,
     read_checkpoint,
     sha256_of_state,
     threshold_of,
@@ -163,7 +164,7 @@ def seeded(seed: int, device: str = "cpu") -> TorchNetwork:
 
 def _network(module: nn.Module, checkpoint: Checkpoint, device: str) -> TorchNetwork:
     return TorchNetwork(
-        name=NAME,
+        name=name_of(checkpoint, NAME),
         alignment=ALIGNMENTS[ALIGNMENT],
         dimension=DIMENSION,
         weights_sha256=checkpoint.sha256,

@@ -20,6 +20,7 @@ from engine.embedding.checkpoints import (
     check_dimension,
     load_strictly,
     mirror_of,
+    name_of,
     read_checkpoint,
     scaling_of,
     sha256_of_state,
@@ -130,7 +131,7 @@ def _network(
     module: TimmNetwork, name: str, checkpoint: Checkpoint, alignment: Alignment, device: str
 ) -> TorchNetwork:
     return TorchNetwork(
-        name=f"{PREFIX}{name}",
+        name=name_of(checkpoint, f"{PREFIX}{name}"),
         alignment=alignment,
         dimension=module.head.out_features,
         weights_sha256=checkpoint.sha256,

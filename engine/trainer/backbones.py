@@ -111,7 +111,7 @@ def build_backbone(
         network = _loaded(spec, checkpoint)
         if dimension not in {None, network.dimension}:
             network = _with_fresh_head(spec, network, seed, dimension or DIMENSION)
-    return _backbone(network)
+    return _backbone(network, spec)
 
 
 def freeze(backbone: Backbone, num_trainable_stages: int) -> None:
@@ -338,12 +338,12 @@ def _head(
     )
 
 
-def _backbone(network: TorchNetwork) -> Backbone:
+def _backbone(network: TorchNetwork, spec: str) -> Backbone:
     module = network.module.train()
     is_dlib = isinstance(module, dlib_resnet.DlibResNet)
     return Backbone(
-        # A delta goes on as what it is a delta of.
-        name=dlib_resnet.NAME if is_dlib else network.name,
+        # A delta goes on as what it is a delta of; the network's own name may be one that a user gave it.
+        name=dlib_resnet.NAME if is_dlib else spec,
         module=module,
         alignment=network.alignment,
         scaling=network.scaling,

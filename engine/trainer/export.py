@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.embedding import delta, half_weights, mapped_network, networks, onnx_network
-from engine.embedding.checkpoints import write_safetensors
+from engine.embedding.checkpoints import CONTRACT_NAME, write_safetensors
 from engine.embedding.dlib_resnet import DlibResNet
 from engine.embedding.embed import Embedder
 from engine.embedding.mapped_network import VectorMap
@@ -29,6 +29,7 @@ from engine.embedding.torch_network import TorchNetwork
 from engine.embedding.weight_files import replaced_when_whole, sha256_of
 from engine.errors import SettingsError, WeightsError
 from engine.outputs import make_folder, whole_file
+from engine.rules import check_contract_name
 from engine.trainer.backbones import Backbone, as_network
 
 PARITY_MAX = 1e-5
@@ -67,6 +68,16 @@ def check_suffix(path: Path, suffix: str) -> None:
         raise SettingsError(f"{path} should end with {suffix}: by that it is recognised when it is served")
 
 
+def contract_name_of(path: Path) -> str:
+    """Give the name of the contract of what is written at `path`: the file's or folder's own.
+
+    Raises InvalidInputError where no contract may be called so.
+    """
+    name = path.name.removesuffix(".safetensors")
+    check_contract_name(name, f"the name {name[:40]!r}, which the contract gets too,")
+    return name
+
+
 def export_folder(
     backbone: Backbone,
     folder: Path,
@@ -77,9 +88,10 @@ def export_folder(
 ) -> str:
     """Write the network as a new folder of float16 files of a bounded size; the hex sha256 of its weights.
 
-    dlib's ResNet is written as its difference to the packaged weights, under the folder's name
-    (`embedding.delta`), every other network whole (`embedding.half_weights`), a head beside its base. `card`
-    is the text of a model card. Raises as `export_safetensors`, and SettingsError for a folder that is there.
+    The folder's name is that of its contract. dlib's ResNet is written as its difference to the packaged
+    weights (`embedding.delta`), every other network whole (`embedding.half_weights`), a head beside its base.
+    `card` is the text of a model card. Raises as `export_safetensors`, SettingsError for a folder that is
+    there, and InvalidInputError for a name that no contract may have.
     """
     _check_finite(backbone.module, folder)
     entries = _entries(backbone, folder, threshold, mirror)
@@ -88,6 +100,7 @@ def export_folder(
         at = float(entries["threshold"])
         delta.write_delta(backbone.module, folder, threshold=at, mirror=is_mirrored, card=card)
     else:
+        entries[CONTRACT_NAME] = contract_name_of(folder)
         half_weights.write(folder, backbone.module, entries, card)
     return networks.load_network(str(folder), "cpu").weights_sha256
 

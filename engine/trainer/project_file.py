@@ -10,9 +10,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.embedding.checkpoints import CONTRACT_NAME
 from engine.embedding.mapped_network import VectorMap, write_mapped
 from engine.embedding.networks import Network, load_network
 from engine.errors import InvalidInputError, SettingsError
+from engine.trainer.export import contract_name_of
 from engine.trainer.project import ProjectionReport
 
 
@@ -28,6 +30,7 @@ def check_target(model: str, target: Path, dimension: int) -> Network:
             f"{model} gives {network.dimension} numbers: a map to {dimension} would save nothing; give a"
             " smaller --dimension"
         )
+    contract_name_of(target)
     with contextlib.suppress(FileNotFoundError):
         _written(target, model, network, VectorMap(network.dimension, dimension), {}).unlink()
     return network
@@ -39,6 +42,7 @@ def write_projection(
     """Write the map with what it was learnt from and what it costs. Raises as `check_target`."""
     points = (("full", report.full), ("mapped", report.trained or report.pca))
     metadata = {
+        CONTRACT_NAME: contract_name_of(target),
         "threshold": repr(report.threshold),
         "method": report.method,
         "num_people_learnt": str(report.num_people_learnt),

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engine.embedding import mapped_network
+from engine.embedding.checkpoints import CONTRACT_NAME
 from engine.embedding.embed import Embedder
 from engine.embedding.networks import load_network
 from engine.errors import PreconditionError, SettingsError
@@ -16,6 +17,7 @@ from engine.trainer.backbones import HEAD, Backbone, backbone_of
 from engine.trainer.export import (
     SIDECAR_SUFFIX,
     check_suffix,
+    contract_name_of,
     export_folder,
     export_onnx,
     export_safetensors,
@@ -36,14 +38,14 @@ def ship(
 ) -> EmbeddingContract:
     """Write a run's network, or the mean of several, and give the contract that it is served under.
 
-    `target` without a suffix is a folder that must not exist: it becomes one of small float16 files
-    (`export_folder`); `onnx` is written besides. A head's base is copied beside it, unless it is loaded by
-    its name. `threshold` None: that of the run's last validation, of several the highest, or where nobody was
-    held out that of the weights that training started from; `mirror` None: as in those. Where one of the two
-    cannot be written, neither is there. Raises SettingsError where a folder holds no run, a suffix is wrong,
-    what would be written is there already, runs cannot be one network, or ONNX's library is not installed;
-    WeightsError and InvalidInputError where nothing can be written; PreconditionError where a run is not
-    finished.
+    The contract is called as `target` is, without its suffix. One without a suffix is a folder that must not
+    exist: it becomes one of small float16 files (`export_folder`); `onnx` is written besides, whose contract
+    is called by its preprocessing. A head's base is copied beside it, unless it is loaded by its name.
+    `threshold` None: that of the run's last validation, of several the highest, or where nobody was held out
+    that of the weights that training started from; `mirror` None: as in those. Where one of the two cannot be
+    written, neither is there. Raises SettingsError where a folder holds no run, a suffix is wrong, what would
+    be written is there already, runs cannot be one network, or ONNX's library is not installed; WeightsError
+    and InvalidInputError where nothing can be written; PreconditionError where a run is not finished.
     """
     made = [] if onnx is None else [onnx, onnx.with_name(onnx.name + SIDECAR_SUFFIX)]
     _check_targets(target, onnx, made)
@@ -60,9 +62,10 @@ def ship(
 
 
 def _check_targets(target: Path, onnx: Path | None, made: Sequence[Path]) -> None:
-    """Refuse wrong suffixes, and to replace what is there: it may be another network, that galleries need."""
+    """Refuse wrong suffixes and names, and to replace what is there: galleries may need it."""
     if target.suffix:
         check_suffix(target, ".safetensors")
+    contract_name_of(target)
     if onnx is not None:
         check_suffix(onnx, ".onnx")
     for path in (target, *made):
@@ -74,8 +77,8 @@ def _write(
     backbone: Backbone, target: Path, card: str, *, threshold: float | None, mirror: bool | None
 ) -> None:
     if target.suffix:
-        card_entry = {"model_card": card}
-        export_safetensors(backbone, target, threshold=threshold, mirror=mirror, metadata=card_entry)
+        entries = {"model_card": card, CONTRACT_NAME: contract_name_of(target)}
+        export_safetensors(backbone, target, threshold=threshold, mirror=mirror, metadata=entries)
     else:
         export_folder(backbone, target, threshold=threshold, mirror=mirror, card=card)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -98,6 +100,10 @@ def test_who_is_trained_on_and_judged_by_is_as_the_lists_say(
     told = json.loads((tmp_path / "run" / "settings.json").read_text())["data"]
     assert told["num_identities"] == 3
     assert told["num_validation_identities"] == 3
+    assert "names of --people" not in capsys.readouterr().err
+    (tmp_path / "learn.txt").write_text("\n".join([*names[:4], "Nobody_Known"]))
+    assert train(tmp_path / "fewer", people, *lists) == 0
+    assert "1 names of --people have no face in SOURCE, as Nobody_Known" in capsys.readouterr().err
     (tmp_path / "strangers.txt").write_text("Nobody_Known\n")
     assert train(tmp_path / "other", people, "--people", str(tmp_path / "strangers.txt")) == 2
     assert "--people names nobody of SOURCE" in capsys.readouterr().err
@@ -174,6 +180,33 @@ def test_a_network_is_trained_from_packed_crops_as_from_their_pictures(
     other = ("network.name=mobilefacenet", "network.is_residual=false")
     assert train(tmp_path / "other", packed, settings=(*HEAD, *other)) == 1
     assert "holds crops dlib-150; the network takes arcface-112" in refused(capsys)
+
+
+@pytest.mark.data
+@pytest.mark.model
+def test_the_folder_that_one_is_in_can_be_the_run(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(tmp_path / "first", people) == 0
+    shutil.copytree(people.parent / f"{people.name}-crops", tmp_path / "here-crops")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = torch.get_num_threads()
+    given = [part for setting in HEAD for part in ("--set", setting)]
+    where = ["--data", str(people), "--threads", "1", "--workers", "0", "--device", "cpu"]
+    try:
+        assert main(["train", "run", ".", *where, *given]) == 0
+    finally:
+        torch.set_num_threads(before)
+    first = tmp_path / "first" / "network.safetensors"
+    assert (tmp_path / "here" / "network.safetensors").read_bytes() == first.read_bytes()
+
+
+def test_vectors_are_nothing_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {"identity_id": ["a", "b"], "vector": [[1.0] * 128, [2.0] * 128]}
+    pq.write_table(pa.table(columns), tmp_path / "v.parquet")
+    assert train(tmp_path / "run", tmp_path / "v.parquet") == 2
+    assert "SOURCE holds vectors; a network learns from pictures" in refused(capsys)
 
 
 @pytest.mark.data

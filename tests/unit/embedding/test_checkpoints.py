@@ -15,6 +15,7 @@ from engine.embedding.checkpoints import (
     check_dimension,
     load_strictly,
     mirror_of,
+    name_of,
     read_checkpoint,
     sha256_of_state,
     threshold_of,
@@ -208,6 +209,14 @@ def test_metadata_override_threshold_and_mirror_and_wrong_ones_are_refused() -> 
             threshold_of(checkpoint_with(threshold=text), 0.4)
     with pytest.raises(WeightsError, match="mirror"):
         mirror_of(checkpoint_with(mirror="yes"), default=True)
+
+
+def test_metadata_may_name_the_contract() -> None:
+    assert name_of(checkpoint_with(), "net") == "net"
+    assert name_of(checkpoint_with(contract_name="mine"), "net") == "mine"
+    for text in ("", "n" * 101, "a\nb"):
+        with pytest.raises(WeightsError, match="metadata contract_name must be 1 to 100 printable"):
+            name_of(checkpoint_with(contract_name=text), "net")
 
 
 def test_the_same_weights_are_written_as_the_same_bytes(tmp_path: Path) -> None:

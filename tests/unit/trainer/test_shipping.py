@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from engine.embedding.embed import Embedder
 from engine.embedding.networks import load_network
-from engine.errors import PreconditionError, SettingsError, WeightsError
+from engine.errors import InvalidInputError, PreconditionError, SettingsError, WeightsError
 from engine.trainer.backbones import build_backbone
 from engine.trainer.export import export_safetensors
 from engine.trainer.loop import Data, Options, train
@@ -51,7 +51,8 @@ def test_weights_and_delta_give_the_same_templates_under_contracts_of_their_own(
     small = ship([dlib_run], tmp_path / "mine", threshold=0.9)
     default = Embedder(load_network("dlib-resnet", "cpu"))
     assert len({whole.digest, small.digest, default.contract.digest}) == 3
-    assert (whole.threshold, small.threshold, small.name) == (0.9, 0.9, "mine")
+    assert (whole.threshold, small.threshold) == (0.9, 0.9)
+    assert (whole.name, small.name) == ("mine", "mine")
     assert whole.mirror
     assert small.mirror
     expected = Embedder(load_network(str(tmp_path / "mine.safetensors"), "cpu")).embed(CROPS.crops[:])
@@ -64,10 +65,32 @@ def test_weights_and_delta_give_the_same_templates_under_contracts_of_their_own(
 def test_the_same_run_has_the_same_contract_each_time_it_is_shipped(
     dlib_run: RunFolder, tmp_path: Path
 ) -> None:
+    (tmp_path / "b").mkdir()
     first = ship([dlib_run], tmp_path / "a.safetensors", mirror=False)
-    second = ship([dlib_run], tmp_path / "b.safetensors", mirror=False)
+    second = ship([dlib_run], tmp_path / "b" / "a.safetensors", mirror=False)
     assert first == second
     assert not first.mirror
+    # Its name is part of a contract.
+    assert ship([dlib_run], tmp_path / "c.safetensors", mirror=False).digest != first.digest
+
+
+def test_a_name_that_no_contract_may_have_is_refused_before_the_work(tmp_path: Path) -> None:
+    for name in (f"{'n' * 101}.safetensors", "a\nb"):
+        with pytest.raises(InvalidInputError, match="which the contract gets too, must be 1 to 100"):
+            ship([RunFolder(tmp_path / "none")], tmp_path / name)
+
+
+def test_training_goes_on_from_what_was_shipped_as_what_it_is(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = settings_of(NetworkSettings(name="mobilefacenet"), is_trunk_cached=False)
+    crops = made_up_crops([3, 2, 3, 4], "arcface-112")
+    train(run, settings, Data(crops), Options(num_workers=0, is_bar_shown=False))
+    for name in ("small", "small.safetensors"):
+        assert ship([run], tmp_path / name).name == "small"
+        again = build_backbone("mobilefacenet", seed=0, checkpoint=tmp_path / name)
+        assert again.name == "mobilefacenet"
+        export_safetensors(again, tmp_path / f"again-{name}.safetensors")
+        assert load_network(str(tmp_path / f"again-{name}.safetensors"), "cpu").name == "mobilefacenet"
 
 
 def head_run(folder: Path, name: str) -> RunFolder:
@@ -80,8 +103,10 @@ def head_run(folder: Path, name: str) -> RunFolder:
 
 def test_a_head_over_a_named_network_is_a_file_or_a_folder(tmp_path: Path) -> None:
     run = head_run(tmp_path / "run", "head")
-    assert ship([run], tmp_path / "to" / "mine").dimension == 128
-    assert ship([run], tmp_path / "to" / "mine.safetensors").name == "mapped:dlib-resnet"
+    assert load_network(str(run.network), "cpu").name == "mapped:dlib-resnet"
+    for name in ("mine", "mine.safetensors"):
+        shipped = ship([run], tmp_path / "to" / name)
+        assert (shipped.dimension, shipped.name) == (128, "mine")
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["mine", "mine.safetensors"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -27,6 +28,12 @@ def test_the_mean_of_one_is_itself_and_of_several_in_their_middle() -> None:
         mean = mean_of(given)
         for now, values in zip(mean.module.parameters(), expected, strict=True):
             torch.testing.assert_close(now, values, rtol=0, atol=1e-6)
+
+
+def test_the_highest_threshold_counts_wherever_it_stands() -> None:
+    start = build_backbone("dlib-resnet", seed=0)
+    given = [dataclasses.replace(start, threshold=value) for value in (0.5, 0.7, 0.6)]
+    assert mean_of(given).threshold == 0.7
 
 
 def test_networks_of_other_kinds_or_statistics_have_no_mean() -> None:
