@@ -123,8 +123,10 @@ def check_threshold(threshold: float | None) -> None:
 def check_contract(contract: EmbeddingContract) -> None:
     """Raise InvalidInputError for a contract that no gallery can be bound to."""
     check_contract_name(contract.name, "contract.name")
-    if contract.alignment:
-        check_contract_name(contract.alignment, "contract.alignment")
+    if len(contract.alignment) > CONTRACT_NAME_CHARS_MAX or _text_problem(contract.alignment):
+        raise InvalidInputError(
+            f"contract.alignment must be at most {CONTRACT_NAME_CHARS_MAX} printable characters"
+        )
     if not DIMENSION_MIN <= contract.dimension <= DIMENSION_MAX:
         raise InvalidInputError(
             f"contract.dimension is {contract.dimension}, it must be {DIMENSION_MIN} to {DIMENSION_MAX}"
@@ -139,7 +141,10 @@ def check_contract(contract: EmbeddingContract) -> None:
 def check_contract_name(text: str, name: str) -> None:
     """Raise InvalidInputError unless a contract may be called `text`; `name` is what the message calls it."""
     if not text or len(text) > CONTRACT_NAME_CHARS_MAX or _text_problem(text):
-        raise InvalidInputError(f"{name} must be 1 to {CONTRACT_NAME_CHARS_MAX} printable characters")
+        raise InvalidInputError(
+            f"{name} must be 1 to {CONTRACT_NAME_CHARS_MAX} printable characters, not the {len(text)} of"
+            f" {text[:40]!r}{'...' if len(text) > 40 else ''}"
+        )
 
 
 def check_settings(settings: GallerySettings) -> None:

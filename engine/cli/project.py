@@ -34,8 +34,9 @@ strongest directions, `trained` refines these by triplets. It is learnt on one p
 by the others, against the full templates: rank 1 and FNIR at FPIRs, with N, and intervals over people of the
 difference.
 
-FILE.safetensors is a network of its own: serve it with --model FILE.safetensors. It must lie beside the
-larger network's file, which it names. Templates of the two never meet.
+FILE.safetensors is a network of its own, whose contract is called FILE: serve it with --model
+FILE.safetensors. It must lie beside the larger network's file, which it names. Templates of the two never
+meet.
 
 example:
   identiface project --model models/big.onnx --data staff-pictures --to models/big-128.safetensors

@@ -66,8 +66,8 @@ class Checkpoint:
     """Without the batch counters of batch normalisation."""
     metadata: dict[str, str]
     """Of safetensors, or the text entries beside ``state_dict`` in a torch file: ``architecture``,
-    ``threshold``, ``mirror`` (true, false), ``alignment``, ``mean_rgb`` (three numbers, commas between) and
-    ``divisor`` are read, others are left alone."""
+    ``contract_name``, ``threshold``, ``mirror`` (true, false), ``alignment``, ``mean_rgb`` (three numbers,
+    commas between) and ``divisor`` are read, others are left alone."""
     sha256: str
 
 
@@ -104,8 +104,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def write_safetensors(path: Path, module: nn.Module, metadata: Mapping[str, str]) -> None:
     """Write a network's weights as safetensors that `read_checkpoint` and `load_network` read back.
 
-    `metadata` should name the ``architecture``; ``threshold`` and ``mirror`` override its defaults. The file
-    is there whole or not at all.
+    `metadata` should name the ``architecture``; ``contract_name``, ``threshold`` and ``mirror`` override its
+    defaults. The file is there whole or not at all.
     """
     with replaced_when_whole(path) as partial:
         write_tensors(partial, state_of(module), metadata)
@@ -156,7 +156,9 @@ def name_of(checkpoint: Checkpoint, default: str) -> str:
 
     Raises WeightsError where no contract may be called so.
     """
-    name = checkpoint.metadata.get(CONTRACT_NAME, default)
+    name = checkpoint.metadata.get(CONTRACT_NAME)
+    if name is None:
+        return default
     try:
         check_contract_name(name, f"metadata {CONTRACT_NAME}")
     except InvalidInputError as error:

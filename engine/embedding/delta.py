@@ -27,6 +27,8 @@ NAME = "delta"
 CONTRACTS = Path(__file__).parent / "contracts"
 """The deltas that ship with this package."""
 FORMAT = 1
+COPY_PREFIX = "base-"
+"""A folder may be called so before its contract's name: a copy beside the head that maps it."""
 SHARD_BYTES_MAX = 4 << 20
 """Of a shard's file."""
 
@@ -136,7 +138,7 @@ def _problem(contract: Contract, folder: Path) -> str | None:
     """What is wrong with a contract, in words."""
     problems = {
         f"it is the contract of {contract.name!r}, but lies in a folder of another name": (
-            contract.name != folder.resolve().name
+            folder.resolve().name not in {contract.name, f"{COPY_PREFIX}{contract.name}"}
         ),
         f"base {contract.base!r} is unknown; only {dlib_resnet.NAME} has deltas": (
             contract.base != dlib_resnet.NAME

@@ -38,6 +38,7 @@ from engine.embedding.half_weights import is_half, read_contract
 from engine.embedding.torch_network import check_crops
 from engine.embedding.weight_files import sha256_of
 from engine.errors import SettingsError, WeightsError
+from engine.limits import CONTRACT_NAME_CHARS_MAX
 from engine.types import Vectors
 
 NAME = "mapped"
@@ -86,7 +87,8 @@ class MappedNetwork:
     """A `Network` over another one; made by `load` and `over`. As safe to call from threads as its base."""
 
     name: str
-    """``mapped:`` and the base's name in its contract, in which the base's preprocessing may stand."""
+    """What the map's file says, else ``mapped:`` and the base's name in its contract, in which the base's
+    preprocessing may stand."""
     base: networks.Network
     module: VectorMap
     dimension: int
@@ -143,7 +145,7 @@ def over(base: networks.Network, module: VectorMap, weights_sha256: str, thresho
         )
     check_dimension(module.last.out_features, NAME)
     return MappedNetwork(
-        name=f"{NAME}:{base.name}",
+        name=f"{NAME}:{base.name}"[:CONTRACT_NAME_CHARS_MAX],
         base=base,
         module=module.cpu().eval(),
         dimension=module.last.out_features,
@@ -204,11 +206,10 @@ def load(path: Path, device: str) -> MappedNetwork:
     base = _load_base(checkpoint, device)
     module = _module(checkpoint)
     try:
-        threshold = threshold_of(checkpoint, base.threshold)
-        mapped = over(base, module, checkpoint.sha256, threshold)
-        return dataclasses.replace(mapped, name=name_of(checkpoint, mapped.name))
+        mapped = over(base, module, checkpoint.sha256, threshold_of(checkpoint, base.threshold))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error.message}") from error
+    return dataclasses.replace(mapped, name=name_of(checkpoint, mapped.name))
 
 
 def _base_beside(path: Path, base_spec: str) -> str:

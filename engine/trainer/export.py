@@ -27,7 +27,7 @@ from engine.embedding.mapped_network import VectorMap
 from engine.embedding.onnx_network import OnnxSettings
 from engine.embedding.torch_network import TorchNetwork
 from engine.embedding.weight_files import replaced_when_whole, sha256_of
-from engine.errors import SettingsError, WeightsError
+from engine.errors import InvalidInputError, SettingsError, WeightsError
 from engine.outputs import make_folder, whole_file
 from engine.rules import check_contract_name
 from engine.trainer.backbones import Backbone, as_network
@@ -36,8 +36,6 @@ PARITY_MAX = 1e-5
 """Largest difference of one number of a template between torch and an exported ONNX file."""
 PARITY_CROPS = 4
 SIDECAR_SUFFIX = ".json"
-BASE_PREFIX = "base-"
-"""Before the name of a head's base where it is copied beside the head."""
 
 
 def export_safetensors(
@@ -46,20 +44,22 @@ def export_safetensors(
     *,
     threshold: float | None = None,
     mirror: bool | None = None,
+    name: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> str:
     """Write the network with its contract, for `load_network(path)` to serve; the hex sha256 of its file.
 
     The digest of its contract is another than before training, so its templates never meet older ones.
-    `threshold` and `mirror` None: the backbone's. `metadata` is text of the caller's own, such as where the
-    model card stands. A head is written beside its base. Raises SettingsError for a suffix other than
-    ``.safetensors`` or a threshold that is no similarity, WeightsError where a tensor is not finite.
+    `threshold` and `mirror` None: the backbone's. `name` is the contract's (`contract_name_of`), None: its
+    architecture. `metadata` is text of the caller's own, such as where the model card stands. A head is
+    written beside its base. Raises SettingsError for a suffix other than ``.safetensors`` or a threshold that
+    is no similarity, WeightsError where a tensor is not finite.
     """
-    entries = _entries(backbone, path, threshold, mirror)
+    entries = _entries(backbone, path, threshold, mirror, name)
     check_suffix(path, ".safetensors")
     _check_finite(backbone.module, path)
     write_safetensors(path, backbone.module, {**(metadata or {}), **entries})
-    return networks.load_network(str(path), "cpu").weights_sha256
+    return networks.load_network(str(path.resolve()), "cpu").weights_sha256
 
 
 def check_suffix(path: Path, suffix: str) -> None:
@@ -71,10 +71,14 @@ def check_suffix(path: Path, suffix: str) -> None:
 def contract_name_of(path: Path) -> str:
     """Give the name of the contract of what is written at `path`: the file's or folder's own.
 
-    Raises InvalidInputError where no contract may be called so.
+    Raises SettingsError where no contract may be called so.
     """
-    name = path.name.removesuffix(".safetensors")
-    check_contract_name(name, f"the name {name[:40]!r}, which the contract gets too,")
+    whole = path.absolute()
+    name = whole.stem if whole.suffix == ".safetensors" else whole.name
+    try:
+        check_contract_name(name, "the name of what is written, which is its contract's too,")
+    except InvalidInputError as error:
+        raise SettingsError(error.message, hint="Choose another name.") from error
     return name
 
 
@@ -91,26 +95,30 @@ def export_folder(
     The folder's name is that of its contract. dlib's ResNet is written as its difference to the packaged
     weights (`embedding.delta`), every other network whole (`embedding.half_weights`), a head beside its base.
     `card` is the text of a model card. Raises as `export_safetensors`, SettingsError for a folder that is
-    there, and InvalidInputError for a name that no contract may have.
+    there, and for a name that no contract may have.
     """
     _check_finite(backbone.module, folder)
-    entries = _entries(backbone, folder, threshold, mirror)
+    entries = _entries(backbone, folder, threshold, mirror, contract_name_of(folder))
     if isinstance(backbone.module, DlibResNet):
         is_mirrored = entries["mirror"] == "true"
         at = float(entries["threshold"])
         delta.write_delta(backbone.module, folder, threshold=at, mirror=is_mirrored, card=card)
     else:
-        entries[CONTRACT_NAME] = contract_name_of(folder)
         half_weights.write(folder, backbone.module, entries, card)
-    return networks.load_network(str(folder), "cpu").weights_sha256
+    # A folder may be called as a network is.
+    return networks.load_network(str(folder.resolve()), "cpu").weights_sha256
 
 
-def _entries(backbone: Backbone, path: Path, threshold: float | None, mirror: bool | None) -> dict[str, str]:
+def _entries(
+    backbone: Backbone, path: Path, threshold: float | None, mirror: bool | None, name: str | None
+) -> dict[str, str]:
     """Metadata by which what is written at `path` is served."""
     contract_threshold = backbone.threshold if threshold is None else threshold
     is_mirrored = backbone.mirror if mirror is None else mirror
     _check_threshold(contract_threshold)
     entries = {"threshold": repr(float(contract_threshold))}
+    if name is not None:
+        entries[CONTRACT_NAME] = name
     if backbone.base is not None:
         _check_no_mirror(is_mirrored)
         base_spec, module = _head_of(backbone)
@@ -141,8 +149,8 @@ def with_base_in(backbone: Backbone, path: Path) -> Backbone:
     base = Path(rest if is_named else spec)
     if base.resolve().parent == path.resolve().parent:
         return backbone
-    is_copy = base.name.startswith(BASE_PREFIX) and base.name != path.name
-    copied = path.with_name(base.name if is_copy else f"{BASE_PREFIX}{base.name}")
+    is_copy = base.name.startswith(delta.COPY_PREFIX) and base.name != path.name
+    copied = path.with_name(base.name if is_copy else f"{delta.COPY_PREFIX}{base.name}")
     if base.is_dir():
         make_folder(copied)
         for file in base.iterdir():

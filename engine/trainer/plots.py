@@ -34,9 +34,9 @@ def plot_verification(networks: Mapping[str, ComparedPairs], folder: Path) -> tu
     Raises SettingsError where matplotlib is missing or the folder cannot be written.
     """
     curves = {name: _roc(pairs) for name, pairs in networks.items()}
-    sizes = _sizes(pairs.mated.size for pairs in networks.values())
-    strange = _sizes(pairs.non_mated.size for pairs in networks.values())
-    title = f"Verification: {{}}\n{sizes} mated and {strange} non-mated pairs"
+    counts = sorted({(pairs.mated.size, pairs.non_mated.size) for pairs in networks.values()})
+    counted = "; ".join(f"{mated:,} mated and {non_mated:,} non-mated pairs" for mated, non_mated in counts)
+    title = f"Verification: {{}}\n{counted}"
 
     def roc(axes: Any) -> None:
         left = _edge(far for far, _ in curves.values())
@@ -63,7 +63,7 @@ def plot_identification(networks: Mapping[str, OpenSetSimilarities], folder: Pat
     Raises as `plot_verification`.
     """
     num_ranks = min(20, *(measured.num_enrolled for measured in networks.values()))
-    sizes = _sizes(measured.num_enrolled for measured in networks.values())
+    sizes = ", ".join(sorted({f"{measured.num_enrolled:,}" for measured in networks.values()}))
 
     def cmc(axes: Any) -> None:
         for name, measured in networks.items():
@@ -116,11 +116,6 @@ def _thinned(x: Similarities, y: Similarities) -> tuple[Similarities, Similariti
     wanted = np.concatenate([[0.0], np.geomspace(RATE_MIN / 10, 1.0, POINTS_MAX)])
     rows: NDArray[np.intp] = np.unique(np.searchsorted(x, wanted, side="right") - 1)
     return x[rows], y[rows]
-
-
-def _sizes(counts: Iterable[int]) -> str:
-    """How many there were, once where networks have the same."""
-    return ", ".join(f"{count:,}" for count in sorted(set(counts)))
 
 
 def _edge(curves: Iterable[Similarities]) -> float:

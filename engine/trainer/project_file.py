@@ -21,16 +21,17 @@ from engine.trainer.project import ProjectionReport
 def check_target(model: str, target: Path, dimension: int) -> Network:
     """Load the base, and refuse before the work what could not be written after it.
 
-    Gives the base on the CPU. Raises SettingsError where the base is another folder's or the place cannot be
-    written, WeightsError as `load_network`, InvalidInputError where there are not fewer numbers than before.
+    Gives the base on the CPU. Raises SettingsError where the base is another folder's, the place cannot be
+    written or no contract may be called so, WeightsError as `load_network`, InvalidInputError where there are
+    not fewer numbers than before.
     """
+    contract_name_of(target)
     network = load_network(model, "cpu")
     if dimension >= network.dimension:
         raise InvalidInputError(
             f"{model} gives {network.dimension} numbers: a map to {dimension} would save nothing; give a"
             " smaller --dimension"
         )
-    contract_name_of(target)
     with contextlib.suppress(FileNotFoundError):
         _written(target, model, network, VectorMap(network.dimension, dimension), {}).unlink()
     return network

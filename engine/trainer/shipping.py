@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from engine.embedding import mapped_network
-from engine.embedding.checkpoints import CONTRACT_NAME
 from engine.embedding.embed import Embedder
 from engine.embedding.networks import load_network
 from engine.errors import PreconditionError, SettingsError
@@ -77,8 +76,10 @@ def _write(
     backbone: Backbone, target: Path, card: str, *, threshold: float | None, mirror: bool | None
 ) -> None:
     if target.suffix:
-        entries = {"model_card": card, CONTRACT_NAME: contract_name_of(target)}
-        export_safetensors(backbone, target, threshold=threshold, mirror=mirror, metadata=entries)
+        name, card_entry = contract_name_of(target), {"model_card": card}
+        export_safetensors(
+            backbone, target, threshold=threshold, mirror=mirror, name=name, metadata=card_entry
+        )
     else:
         export_folder(backbone, target, threshold=threshold, mirror=mirror, card=card)
 

@@ -17,7 +17,14 @@ from engine.embedding.networks import load_network
 from engine.errors import SettingsError, WeightsError
 from engine.trainer import export
 from engine.trainer.backbones import as_network, build_backbone
-from engine.trainer.export import PARITY_MAX, export_folder, export_onnx, export_safetensors, with_base_in
+from engine.trainer.export import (
+    PARITY_MAX,
+    contract_name_of,
+    export_folder,
+    export_onnx,
+    export_safetensors,
+    with_base_in,
+)
 
 
 def crops_for(size_px: int, num: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -38,13 +45,17 @@ def crops_for(size_px: int, num: int = 3) -> np.ndarray[tuple[int, ...], np.dtyp
 def test_safetensors_are_served_by_their_path_with_the_same_templates(tmp_path: Path, spec: str) -> None:
     backbone = build_backbone(spec, seed=1)
     path = tmp_path / "net.safetensors"
-    sha256 = export_safetensors(backbone, path, threshold=0.42, metadata={"card": "card.md"})
+    export_safetensors(backbone, path)
+    assert load_network(str(path), "cpu").name == as_network(backbone).name
+    entries = {"card": "card.md"}
+    sha256 = export_safetensors(backbone, path, threshold=0.42, name="mine", metadata=entries)
     served, trained = Embedder(load_network(str(path), "cpu")), Embedder(as_network(backbone))
     crops = crops_for(backbone.alignment.size_px)
     np.testing.assert_allclose(served.embed(crops), trained.embed(crops), atol=1e-6)
     contract = served.contract
     assert (contract.weights_sha256, contract.threshold, contract.dimension) == (sha256, 0.42, 128)
     assert (contract.mirror, contract.alignment) == (backbone.mirror, backbone.alignment.name)
+    assert contract.name == "mine"
     assert read_checkpoint(path).metadata["card"] == "card.md"
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
@@ -86,6 +97,7 @@ def test_a_folder_of_any_network_is_served_with_nearly_the_same_templates(tmp_pa
     contract = served.contract
     assert (contract.weights_sha256, contract.threshold, contract.dimension) == (sha256, 0.42, 128)
     assert (contract.mirror, contract.alignment) == (backbone.mirror, backbone.alignment.name)
+    assert contract.name == "mine"
     crops = crops_for(backbone.alignment.size_px)
     similarities = np.einsum("nd,nd->n", served.embed(crops), trained.embed(crops), dtype=np.float64)
     assert (1.0 - similarities).max() < 1e-5
@@ -97,6 +109,37 @@ def test_a_folder_of_any_network_is_served_with_nearly_the_same_templates(tmp_pa
     export_safetensors(backbone, tmp_path / "mine.safetensors")
     part, whole = folder / "part-00.safetensors", tmp_path / "mine.safetensors"
     assert part.stat().st_size < 0.6 * whole.stat().st_size
+
+
+def test_a_base_may_have_the_longest_name_and_a_folder_that_of_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / f"{'n' * 100}.safetensors"
+    export_safetensors(build_backbone("mobilefacenet", seed=1), base, name=contract_name_of(base))
+    export_safetensors(build_backbone(f"head:{base}", seed=2), tmp_path / "head.safetensors")
+    name = Embedder(load_network(str(tmp_path / "head.safetensors"), "cpu")).contract.name
+    assert name == f"mapped:{'n' * 93}"
+    monkeypatch.chdir(tmp_path)
+    export_folder(build_backbone("mobilefacenet", seed=1), Path("onnx"))
+    assert load_network(str(tmp_path / "onnx"), "cpu").name == "onnx"
+
+
+def test_a_head_over_a_delta_is_shipped_with_it(tmp_path: Path) -> None:
+    trained = build_backbone("dlib-resnet", seed=1)
+    with torch.no_grad():
+        trained.module.get_parameter("head.weight").mul_(1.01)
+    export_folder(trained, tmp_path / "made" / "delta")
+    head = build_backbone(f"head:{tmp_path / 'made' / 'delta'}", seed=2)
+    target = tmp_path / "run" / "head.safetensors"
+    copied = with_base_in(head, target)
+    export_safetensors(copied, target)
+    again = tmp_path / "served" / "head.safetensors"
+    export_safetensors(with_base_in(copied, again), again)
+    assert sorted(path.name for path in again.parent.iterdir()) == ["base-delta", "head.safetensors"]
+    crops = crops_for(150)
+    for path in (target, again):
+        served = Embedder(load_network(str(path), "cpu")).embed(crops)
+        np.testing.assert_allclose(served, Embedder(as_network(head)).embed(crops), atol=1e-6)
 
 
 def test_a_head_and_its_base_may_both_be_folders(tmp_path: Path) -> None:

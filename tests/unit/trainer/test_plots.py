@@ -97,6 +97,11 @@ def test_pairs_give_roc_and_det(tmp_path: Path, rng: np.random.Generator, drawn:
     counts, far = "20 mated and 760 non-mated pairs", "false accept rate"
     assert told(drawn["roc.png"]) == (f"Verification: ROC\n{counts}", far, "true accept rate")
     assert told(drawn["det.png"]) == (f"Verification: DET\n{counts}", far, "false reject rate")
+    fewer = compare_all(centres[:10] + noise[:10], labels[:10])
+    plot_verification({"one": worse, "fewer": fewer}, tmp_path / "other")
+    counts = f"5 mated and 40 non-mated pairs; {counts}"
+    assert told(drawn["roc.png"])[0] == f"Verification: ROC\n{counts}"
+    plot_verification({"one": worse, "two": better}, tmp_path)
     for row, pairs in enumerate((worse, better)):
         for edge in (0.2, 0.6):
             accepted, tar = (pairs.non_mated >= edge).mean(), (pairs.mated >= edge).mean()

@@ -207,7 +207,7 @@ def test_a_written_map_is_a_network_that_gives_what_was_learnt(tmp_path: Path) -
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base-64.safetensors", "base.onnx"]
     served = load_network(str(target), "cpu")
-    assert served.dimension == KEPT
+    assert (served.dimension, served.name) == (KEPT, "base-64")
     assert served.threshold == pytest.approx(report.threshold)
     wanted = unit(project(learnt, templates.astype(np.float64)))
     assert Embedder(served).embed(crops) == pytest.approx(wanted, abs=1e-5)
@@ -221,4 +221,6 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
         check_target(str(base), elsewhere / "map.safetensors", KEPT)
     with pytest.raises(InvalidInputError, match="save nothing"):
         check_target(str(base), tmp_path / "map.safetensors", DIMENSION)
+    with pytest.raises(SettingsError, match="must be 1 to 100 printable characters, not the 101 of"):
+        check_target(str(base), tmp_path / f"{'n' * 101}.safetensors", KEPT)
     assert [path.name for path in tmp_path.glob("**/*.part")] == []

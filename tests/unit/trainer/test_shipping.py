@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from engine.embedding.embed import Embedder
 from engine.embedding.networks import load_network
-from engine.errors import InvalidInputError, PreconditionError, SettingsError, WeightsError
+from engine.errors import PreconditionError, SettingsError, WeightsError
 from engine.trainer.backbones import build_backbone
 from engine.trainer.export import export_safetensors
 from engine.trainer.loop import Data, Options, train
@@ -76,7 +76,7 @@ def test_the_same_run_has_the_same_contract_each_time_it_is_shipped(
 
 def test_a_name_that_no_contract_may_have_is_refused_before_the_work(tmp_path: Path) -> None:
     for name in (f"{'n' * 101}.safetensors", "a\nb"):
-        with pytest.raises(InvalidInputError, match="which the contract gets too, must be 1 to 100"):
+        with pytest.raises(SettingsError, match="which is its contract's too, must be 1 to 100"):
             ship([RunFolder(tmp_path / "none")], tmp_path / name)
 
 
