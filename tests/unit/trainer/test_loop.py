@@ -30,7 +30,7 @@ QUIET = Options(num_workers=0, is_bar_shown=False)
 LEARNT, HELD = made_up_crops([3, 2, 3, 4, 1]), made_up_crops([3, 2, 1, 2], seed=1)
 DATA = Data(LEARNT, HELD)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def settings_of(**changed: Any) -> TrainSettings:

@@ -22,7 +22,7 @@ from engine.trainer.objectives import (
 
 DIMENSION, NUM_IDENTITIES = 16, 12
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 EVERY: dict[str, dict[str, Any]] = {

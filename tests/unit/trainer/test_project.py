@@ -23,7 +23,7 @@ from engine.trainer.project_file import check_target, write_projection
 DIMENSION, KEPT, SIZE_PX = 96, 64, 112
 SETTINGS = ProjectionSettings(dimension=KEPT, num_resamples=50, num_steps=15)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")

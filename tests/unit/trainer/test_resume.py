@@ -26,7 +26,7 @@ PAUSED = dataclasses.replace(QUIET, stop_after_s=0.0)
 BATCH = BatchSettings(num_identities=3, num_pictures=2, num_singles=0)
 LEARNT = made_up_crops([2, 2, 2])
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def few_steps(network: NetworkSettings, *, num_steps: int = 3, start_share: float = 0.0) -> TrainSettings:

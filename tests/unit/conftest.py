@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests."""
+"""Fixtures of the unit tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads would only wait for each other, and could add up in another order."""
+def one_torch_thread() -> Iterator[None]:
+    """One thread of torch's, and afterwards as many as before: sums of several come in any order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
